@@ -1,0 +1,160 @@
+"""What stands between a script and the person who runs it: settings in, progress and clean errors out.
+
+A script's settings are its own globals, in a block between two ruled lines at its top. They are overridden by
+Python files and by flags, files first, later ones winning:
+
+    python train.py config/gpt2_124m.py --batch_size=8 --compile=False
+    python train.py --help                       # prints the block, its comments included
+"""
+
+import ast
+import difflib
+import os
+import sys
+import types
+
+
+def fail(message):
+    """End the program the way every error that a user can cause ends: one line on stderr, exit code 2."""
+    if os.environ.get('RANK', '0') == '0':  # under torchrun every process finds the same mistake: say it once
+        print(f'error: {message}', file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+def configure(script, argv=None, positional=()):
+    """Override a script's settings and return them all as a dict.
+
+    script: the `globals()` of the caller; the names assigned in its ruled block are its settings.
+    argv: the command line without the program; `sys.argv[1:]` unless given.
+    positional: settings that bare words fill in this order (`prepare.py NAME`); other bare words are config files.
+    Ends the program with one line for an unknown name, a wrong type or an unreadable file.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    block = settings_block(script['__file__'])
+    if '--help' in argv or '-h' in argv:
+        print(script['__doc__'].strip(), '\n', block, sep='\n')
+        raise SystemExit(0)
+    settings = {name: script[name] for name in assigned_names(block)}
+    words = [a for a in argv if not a.startswith('-')]
+    flags = [a for a in argv if a.startswith('-')]
+    unfilled = list(positional)
+    for word in words:
+        if unfilled and not word.endswith('.py'):
+            settings[unfilled.pop(0)] = word
+        else:
+            read_config_file(word, settings)
+    for flag in flags:
+        name, equals, value = flag.lstrip('-').partition(
+            '='
+        )  # only the first '=': a value may hold more of them
+        check_known(name, settings, 'the command line')
+        if not flag.startswith('--') or not equals:
+            fail(f'{flag} should be written --{name}=VALUE, such as --{name}={settings[name]!r}')
+        settings[name] = checked(name, literal(value, settings[name]), settings[name], 'the command line')
+    script.update(settings)
+    return settings
+
+
+def settings_block(path):
+    """The text between the first two ruled lines (`# ----`) of a script."""
+    with open(path, encoding='utf-8') as f:
+        lines = f.read().splitlines()
+    first, second = [i for i, line in enumerate(lines) if line.startswith('# -----')][:2]
+    return '\n'.join(lines[first + 1 : second])
+
+
+def assigned_names(source):
+    """Names assigned at the top level of a piece of Python, in order."""
+    return [t.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
+
+
+def read_config_file(path, settings):
+    """Run a Python file whose assignments replace settings; it may read the settings, import, and keep _private names."""
+    try:
+        with open(path, encoding='utf-8') as f:
+            code = compile(f.read(), path, 'exec')
+    except (OSError, UnicodeDecodeError) as e:
+        fail(
+            f'cannot read the config file {path}: {getattr(e, "strerror", None) or e}; settings are written --name=value'
+        )
+    except SyntaxError as e:
+        fail(f'{path}, line {e.lineno}: {e.msg}')
+    namespace = dict(settings, __name__='__config__', __file__=path)
+    try:
+        exec(code, namespace)
+    except Exception as e:
+        fail(f'{path} stops with {type(e).__name__}: {e}')
+    for name, value in namespace.items():
+        if name.startswith('_') or isinstance(value, types.ModuleType) or callable(value):
+            continue
+        check_known(name, settings, path)
+        settings[name] = checked(name, value, settings[name], path)
+
+
+def check_known(name, settings, where):
+    if name not in settings:
+        near = difflib.get_close_matches(name, settings, n=1)
+        advice = f'did you mean {near[0]}?' if near else '--help lists them'
+        fail(f'{where}: there is no setting {name!r}; {advice}')
+
+
+def literal(text, default):
+    """A flag's value: a Python literal; for a setting that holds text, the text as it stands (quotes may surround it)."""
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+    return value if isinstance(value, str) or not isinstance(default, str) else text
+
+
+def checked(name, value, default, where):
+    """The value, made a float where one belongs; anything else of another type than the default ends the program."""
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        fail(f'{where}: {name} should be {type(default).__name__}, such as {default!r}, not {value!r}')
+    return value
+
+
+def size(n):
+    """A count for people to read: 950, 12.4K, 124M, 1.56B."""
+    for unit, name in ((1e9, 'B'), (1e6, 'M'), (1e3, 'K')):
+        if n >= unit:
+            return f'{n / unit:.3g}{name}'
+    return f'{n:.0f}'
+
+
+def clock(seconds):
+    """A duration for people to read: 8s, 2m05s, 1h10m, 3d04h."""
+    s = int(seconds + 0.5)
+    if s < 60:
+        return f'{s}s'
+    if s < 3600:
+        return f'{s // 60}m{s % 60:02d}s'
+    return f'{s // 3600}h{s // 60 % 60:02d}m' if s < 86400 else f'{s // 86400}d{s // 3600 % 24:02d}h'
+
+
+def progress(label, total, unit):
+    """A tqdm to update() with what has been done: a bar on a terminal, a plain line every ten seconds in a log file.
+
+    total may be 0 where it is not known; unit is what is counted, as in 'B' or 'tok'.
+    """
+    from tqdm import tqdm
+
+    looks = dict(desc=label, total=total or None, unit=unit, unit_scale=True, leave=False)
+    if sys.stderr.isatty():
+        return tqdm(**looks, dynamic_ncols=True)
+    lines = '{desc}: {percentage:.0f}% ' if total else '{desc}: '
+    lines += '{n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left' if total else '{n_fmt}, {rate_fmt}'
+    return tqdm(**looks, bar_format=lines, mininterval=10, miniters=1, delay=10, file=PlainLines())
+
+
+class PlainLines:
+    """stderr for tqdm where it is no terminal: each redrawing of the bar becomes a line of its own."""
+
+    def write(self, text):
+        if text.strip():
+            print(text.strip(), file=sys.stderr)
+
+    def flush(self):
+        sys.stderr.flush()
