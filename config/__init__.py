@@ -48,7 +48,9 @@ def configure(script, argv=None, positional=()):
             '='
         )  # only the first '=': a value may hold more of them
         check_known(name, settings, 'the command line')
-        if not flag.startswith('--') or not equals:
+        if not equals and settings[name] is False:
+            value = 'True'  # --json is short for --json=True
+        elif not equals or not flag.startswith('--'):
             fail(f'{flag} should be written --{name}=VALUE, such as --{name}={settings[name]!r}')
         settings[name] = checked(name, literal(value, settings[name]), settings[name], 'the command line')
     script.update(settings)

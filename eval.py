@@ -1,0 +1,161 @@
+"""How good a model is: loss, perplexity, bits per byte and accuracy over the whole validation split, each token once.
+
+    python eval.py --out_dir=out-quickstart
+    python eval.py --init_from=gpt2 --dataset=shakespeare
+    python eval.py --out_dir=out --json
+
+A causal model is scored in overlapping windows, so that every token has at least block_size - stride tokens of context
+(all there are, near the beginning); a masked one at 15 % of the tokens. The training split is scored in the same way
+on an even sample of it: where its loss is well below the validation loss, the model has overfitted.
+"""
+
+import json as json_format
+import math
+
+import numpy as np
+import torch
+
+import checkpoint
+import objectives
+import runtime
+from config import configure, fail, progress
+from loader import open_split, read_meta
+
+# -----------------------------------------------------------------------------
+init_from = (
+    'resume'  # 'resume': the best checkpoint of out_dir; else a pretrained name or a directory with a model
+)
+out_dir = 'out'  # a run, or one checkpoint of it
+dataset = ''  # data/DATASET; '': the one the checkpoint was trained on
+block_size = 0  # tokens in a window; 0: as many as the model sees
+stride = (
+    0  # tokens between windows; 0: half of block_size; block_size: windows do not overlap, as in training
+)
+batch_size = 8  # windows at a time
+train_tokens = 50_000  # size of the sample of the training split; 0: leave it out
+device = 'auto'  # as in train.py
+dtype = 'auto'
+json = False  # print one JSON object instead of the table
+# -----------------------------------------------------------------------------
+
+MASK_RATIO = 0.15  # always: a higher one in training makes another task
+GAP = 0.05  # a training loss lower than the validation loss by more than this part of it is overfitting
+
+
+def main():
+    global dataset, block_size, stride
+    where = runtime.choose_device(device)
+    precision = runtime.choose_dtype(dtype, where)
+    dataset = dataset or trained_on()
+    meta = read_meta(dataset)
+    model, vocabulary = checkpoint.load(init_from, out_dir)
+    if vocabulary.hash != meta['tokenizer_hash']:
+        fail(
+            f'the model and data/{dataset} have different vocabularies; prepare the text with --tokenizer={vocabulary.name}'
+        )
+    block_size = block_size or model.config.block_size
+    if block_size > model.config.block_size:
+        fail(
+            f'block_size = {block_size} is longer than the {model.config.block_size} tokens that the model sees'
+        )
+    stride = block_size if not model.config.causal else stride or max(1, block_size // 2)
+    if not 1 <= stride <= block_size:
+        fail(f'stride = {stride} should lie between 1 and block_size = {block_size}')
+    splits = {split: open_split(dataset, split, block_size) for split in ('train', 'val')}
+    model.eval().to(where)
+    results = {}
+    for split, tokens in splits.items():
+        if split == 'val':
+            starts = every_window(len(tokens))
+        elif train_tokens:
+            count = max(1, min(train_tokens, len(tokens) - 1) // stride)
+            starts = np.linspace(0, len(tokens) - 1 - block_size, count).astype(np.int64)
+        else:
+            continue
+        results[split] = score(model, tokens, starts, meta, where, precision, split)
+        if model.config.causal:
+            per_byte = meta[split]['tokens'] / meta[split]['bytes']
+            results[split]['bits_per_byte'] = results[split]['loss'] / math.log(2) * per_byte
+    results['commonest_token_rate'] = commonest_token_rate(splits, meta)
+    results |= dict(dataset=dataset, block_size=block_size, stride=stride)
+    if train_tokens:
+        results['gap'] = results['val']['loss'] - results['train']['loss']
+        results['overfitting'] = bool(results['gap'] > GAP * results['val']['loss'])
+    print(json_format.dumps(results) if json else table(results, model.config.causal))
+
+
+def trained_on():
+    if init_from != 'resume':
+        fail('name the data to score on: --dataset=NAME')
+    return checkpoint.read_state(checkpoint.best(out_dir))['settings']['dataset']
+
+
+def every_window(length):
+    """Starts of windows that cover all tokens; the last one ends where the split does."""
+    last = length - 1 - block_size
+    return np.append(np.arange(0, last, stride), last)
+
+
+@torch.inference_mode()
+def score(model, tokens, starts, meta, where, precision, label):
+    """Loss, perplexity and accuracy over the windows that begin at `starts`, each position counted once -> dict."""
+    nats, right, count = 0.0, 0, 0
+    ends = np.concatenate(([starts[0]], starts[:-1] + block_size))  # how far the windows before have scored
+    with progress(f'scoring {label}', len(starts) * block_size, 'tok') as bar:
+        for first in range(0, len(starts), batch_size):
+            chunk = slice(first, first + batch_size)
+            rows = np.stack([tokens[s : s + block_size + 1] for s in starts[chunk]]).astype(np.int64)
+            if model.config.causal:
+                batch = objectives.causal(rows)
+                position = starts[chunk, None] + np.arange(block_size)  # (B, T), in the split
+                batch['targets'][torch.from_numpy(position < ends[chunk, None])] = -100
+            else:
+                numbers = range(first, first + len(rows))
+                batch = objectives.masked(rows, numbers, 0, meta['special'], meta['vocab_size'], MASK_RATIO)
+            batch = runtime.to_device(batch, where)
+            scored = batch['targets'] != -100  # (B, T)
+            targets = batch['targets'][scored]  # (number scored,)
+            with runtime.autocast(where, precision):
+                logits = model.logits(model.hidden(batch['inputs'])[scored]).float()
+            nats += torch.nn.functional.cross_entropy(logits, targets, reduction='sum').item()
+            right += (logits.argmax(-1) == targets).sum().item()
+            count += len(targets)
+            bar.update(rows.size)
+    return dict(
+        tokens=count, loss=nats / count, perplexity=math.exp(min(nats / count, 700)), accuracy=right / count
+    )
+
+
+def commonest_token_rate(splits, meta):
+    """The accuracy of always guessing the commonest token of the training split: what a model must beat."""
+    seen = np.bincount(splits['train'][:10_000_000], minlength=meta['vocab_size'])
+    seen[list(meta['special'].values())] = 0
+    tokens = np.bincount(splits['val'], minlength=meta['vocab_size'])
+    return float(tokens[seen.argmax()] / tokens.sum())
+
+
+def table(results, causal):
+    lines = [
+        f'data/{results["dataset"]}, windows of {results["block_size"]} tokens, {results["stride"]} apart'
+    ]
+    columns = ['tokens', 'loss', 'perplexity', *(['bits_per_byte'] if causal else []), 'accuracy']
+    lines.append(f'{"":8}' + ''.join(f'{name.replace("_", " "):>15}' for name in columns))
+    forms = dict(tokens='{:,}', loss='{:.4f}', perplexity='{:.2f}', bits_per_byte='{:.4f}', accuracy='{:.2%}')
+    for split in ('train', 'val'):
+        if split in results:
+            cells = [forms[name].format(results[split][name]) for name in columns]
+            lines.append(f'{split:8}' + ''.join(f'{cell:>15}' for cell in cells))
+    lines.append(
+        f'always guessing the commonest token would be right {results["commonest_token_rate"]:.2%} of the time'
+    )
+    if 'gap' in results:
+        verdict = (
+            'overfitting: stop sooner, add dropout or data' if results['overfitting'] else 'no overfitting'
+        )
+        lines.append(f'validation loss - training loss = {results["gap"]:+.4f}: {verdict}')
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    configure(globals())
+    main()

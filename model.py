@@ -1,0 +1,454 @@
+"""One Transformer. Flags make it exactly GPT-2 (Radford et al. 2019) or exactly BERT (Devlin et al. 2018).
+
+model = Transformer(Config(**ARCHITECTURES['gpt2']))         # random weights
+model = Transformer.from_pretrained('gpt2-medium')           # OpenAI's, from the Hugging Face hub
+model = Transformer.from_pretrained('out')                   # a directory saved by transformers or by us
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from torch.nn import functional as F
+
+# What sets one architecture apart from another. A new one is a line here and its flag below.
+ARCHITECTURES = {
+    'gpt2': dict(causal=True, prenorm=True, gelu='tanh', norm_eps=1e-5),
+    'bert': dict(causal=False, prenorm=False, gelu='none', norm_eps=1e-12, token_types=2),
+    # BERT with the norms before each layer, which trains without a long warm-up (Xiong et al. 2020)
+    'bert_prenorm': dict(causal=False, prenorm=True, gelu='none', norm_eps=1e-12, token_types=2),
+}
+
+# Pretrained weights by name -> repository on the hub
+PRETRAINED = {
+    'gpt2': 'openai-community/gpt2',
+    'gpt2-medium': 'openai-community/gpt2-medium',
+    'gpt2-large': 'openai-community/gpt2-large',
+    'gpt2-xl': 'openai-community/gpt2-xl',
+    'bert-base-uncased': 'google-bert/bert-base-uncased',
+}
+
+PAD_ROWS_TO = 64  # the embedding gets rows up to a multiple of this: matrix products are faster
+
+
+@dataclass
+class Config:
+    """The shape of a model. The defaults are GPT-2 124M; raises ValueError where the numbers do not fit."""
+
+    vocab_size: int = 50257
+    block_size: int = 1024
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+    bias: bool = True  # in linear layers and norms; the original GPT-2 and BERT have it
+    causal: bool = True  # each position sees those before it (GPT), or all (BERT)
+    prenorm: bool = True  # norms before attention and MLP (GPT-2), or after the residual sum (BERT)
+    gelu: str = 'tanh'  # GELU by the 'tanh' approximation (GPT-2), or 'none' for the exact one (BERT)
+    norm_eps: float = 1e-5
+    token_types: int = 0  # segment embeddings; a model that has them also has BERT's embedding norm and head
+
+    def __post_init__(self):
+        if self.n_embd % self.n_head:
+            raise ValueError(f'n_embd = {self.n_embd} is not divisible by n_head = {self.n_head}')
+        for name in ('vocab_size', 'block_size', 'n_layer', 'n_head', 'n_embd'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} = {getattr(self, name)} should be at least 1')
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f'dropout = {self.dropout} should be at least 0 and less than 1')
+
+    @property
+    def padded_vocab_size(self):
+        return math.ceil(self.vocab_size / PAD_ROWS_TO) * PAD_ROWS_TO
+
+    def norm(self):
+        return nn.LayerNorm(self.n_embd, eps=self.norm_eps, bias=self.bias)
+
+
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.n_head, self.causal, self.dropout = config.n_head, config.causal, config.dropout
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+
+    def forward(self, x, mask, cache):
+        B, T, C = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, nh, T, hs)
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, nh, past + T, hs)
+        dropout = self.dropout if self.training else 0.0
+        causal = self.causal and T > 1  # a single new position sees all of the past
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+        return self.proj(y.transpose(1, 2).reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.gelu = config.gelu
+        self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+
+    def forward(self, x):
+        return self.proj(F.gelu(self.fc(x), approximate=self.gelu))
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.prenorm, self.dropout = config.prenorm, nn.Dropout(config.dropout)
+        self.norm1, self.attn = config.norm(), Attention(config)
+        self.norm2, self.mlp = config.norm(), MLP(config)
+
+    def forward(self, x, mask=None, cache=None):  # x (B, T, C) -> (B, T, C)
+        if self.prenorm:
+            x = x + self.dropout(self.attn(self.norm1(x), mask, cache))
+            return x + self.dropout(self.mlp(self.norm2(x)))
+        x = self.norm1(x + self.dropout(self.attn(x, mask, cache)))
+        return self.norm2(x + self.dropout(self.mlp(x)))
+
+
+class MaskedHead(nn.Module):
+    """What BERT does to a position before the tied decoder: dense, GELU, norm; and the decoder's bias."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.n_embd, config.n_embd)
+        self.norm = config.norm()
+        self.bias = nn.Parameter(torch.zeros(config.padded_vocab_size))
+
+    def forward(self, x):
+        return self.norm(F.gelu(self.dense(x)))
+
+
+class Cache:
+    """Keys and values of the positions that one layer has seen, with room for `length` of them."""
+
+    def __init__(self, length):
+        self.length, self.past = length, 0
+
+    def append(self, k, v):  # (B, nh, T, hs) of the new positions -> (B, nh, past + T, hs) of all
+        if self.past == 0:
+            B, nh, _, hs = k.shape
+            self.k, self.v = k.new_empty(2, B, nh, self.length, hs)
+        start, self.past = self.past, self.past + k.shape[2]
+        self.k[:, :, start : self.past] = k
+        self.v[:, :, start : self.past] = v
+        return self.k[:, :, : self.past], self.v[:, :, : self.past]
+
+
+class Transformer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.padded_vocab_size, config.n_embd)
+        self.positions = nn.Embedding(config.block_size, config.n_embd)
+        self.types = nn.Embedding(config.token_types, config.n_embd) if config.token_types else None
+        self.norm_in = config.norm() if config.token_types else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm_out = config.norm() if config.prenorm else None
+        self.head = MaskedHead(config) if config.token_types else None
+        # The head's matrix is the token embedding itself. A bias of -inf shuts its padding rows out of every
+        # softmax: they are neither learned nor sampled, and the loss is that of the unpadded vocabulary.
+        padding = torch.zeros(config.padded_vocab_size)
+        padding[config.vocab_size :] = -torch.inf
+        self.register_buffer('padding', padding, persistent=False)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self):
+        """Standard deviations, as GPT-2 and BERT have them; norms start as the identity.
+
+        tokens, positions, types     0.02
+        every linear layer           0.02, biases 0
+        proj, with prenorm           0.02 / sqrt(2 n_layer): 2 n_layer of them add up in the residual stream
+        """
+        for name, p in self.named_parameters():
+            if p.dim() > 1:
+                residual = self.config.prenorm and name.endswith('proj.weight')
+                p.normal_(std=0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02)
+            elif name.endswith('bias'):
+                p.zero_()
+
+    def hidden(self, inputs, types=None, attention_mask=None, caches=None):
+        """inputs (B, T) ids -> (B, T, C), the last layer's output. See `forward` for the other arguments."""
+        B, T = inputs.shape
+        past = caches[0].past if caches else 0
+        if past + T > self.config.block_size:
+            raise ValueError(f'{past + T} positions are more than block_size = {self.config.block_size}')
+        x = self.tokens(inputs) + self.positions.weight[past : past + T]  # (B, T, C)
+        if self.types is not None:
+            x = self.norm_in(x + (self.types.weight[0] if types is None else self.types(types)))
+        x = self.dropout(x)
+        mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]  # (B, 1, 1, T)
+        for i, block in enumerate(self.blocks):
+            x = block(x, mask, caches[i] if caches else None)
+        return x if self.norm_out is None else self.norm_out(x)
+
+    def logits(self, x):
+        """x (..., C) -> (..., padded_vocab_size), -inf in the padding rows."""
+        if self.head is not None:
+            return F.linear(self.head(x), self.tokens.weight, self.head.bias + self.padding)
+        padded = self.config.padded_vocab_size > self.config.vocab_size
+        return F.linear(x, self.tokens.weight, self.padding if padded else None)
+
+    def forward(self, inputs, targets=None, where=None, types=None, attention_mask=None):
+        """Logits, or the loss when there are targets.
+
+        inputs (B, T): token ids. targets (B, T): ids to predict, -100 where nothing is.
+        where (B, K): the positions of a row that are predicted; logits are computed there only, targets elsewhere
+        must be -100. None: everywhere. types (B, T): segments, 0 unless given. attention_mask (B, T): 0 at padding.
+        Returns logits (B, T or K, padded_vocab_size), or the *sum* of the cross entropy over the predicted tokens, in
+        nats: who calls knows how many there are in the whole batch. Raises ValueError if T exceeds block_size.
+        """
+        x = self.hidden(inputs, types, attention_mask)
+        if where is not None:
+            x = x.gather(1, where[..., None].expand(-1, -1, x.shape[-1]))  # (B, K, C)
+        logits = self.logits(x)
+        if targets is None:
+            return logits
+        if where is not None:
+            targets = targets.gather(1, where)  # (B, K)
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction='sum'
+        )
+
+    @torch.inference_mode()
+    def stream(self, inputs, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, stop=-1):
+        """Yield the next token of each row, (B,) ids at a time, up to max_new_tokens or until every row had `stop`.
+
+        inputs (B, T >= 1): the prompts. temperature 0 takes the likeliest token. top_k > 0 keeps the k likeliest,
+        top_p < 1 the fewest whose probabilities reach p (Holtzman et al. 2020). A row is filled with `stop` after it.
+        Past block_size the model sees the last block_size tokens, recomputed at each step: positions are absolute.
+        """
+        block_size = self.config.block_size
+        stopped = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+        length, caches = min(inputs.shape[1] + max_new_tokens, block_size), None
+        for _ in range(max_new_tokens):
+            if caches is None or inputs.shape[1] > block_size:
+                new, caches = inputs[:, -block_size:], [Cache(length) for _ in self.blocks]
+            x = self.hidden(new, caches=caches)[:, -1]  # (B, C)
+            token = sample(self.logits(x).float(), temperature, top_k, top_p)
+            token = torch.where(stopped, stop, token)
+            yield token
+            stopped |= token == stop
+            if stop >= 0 and stopped.all():
+                return
+            new = token[:, None]
+            inputs = torch.cat((inputs, new), dim=1)
+
+    def generate(self, inputs, max_new_tokens, **sampling):
+        """inputs (B, T) -> (B, T + the tokens that `stream` yields)."""
+        return torch.stack([*inputs.unbind(1), *self.stream(inputs, max_new_tokens, **sampling)], dim=1)
+
+    def num_params(self):
+        """Parameters, the padding rows of the vocabulary left out: 124,439,808 for GPT-2."""
+        padding = self.config.padded_vocab_size - self.config.vocab_size
+        per_row = self.config.n_embd + (self.head is not None)
+        return sum(p.numel() for p in self.parameters()) - padding * per_row
+
+    def flops_per_token(self, T, predicted=1.0):
+        """FLOPs of training on one token in rows of T: forward and backward, as PaLM counts them (appendix B).
+
+        6 per weight of a matrix product (embeddings are look-ups; the head counts for the `predicted` fraction of
+        positions) plus 12 n_layer n_embd T for attention, of which a causal mask needs half.
+        """
+        c = self.config
+        matrices = sum(p.numel() for name, p in self.named_parameters() if p.dim() > 1 and 'blocks' in name)
+        head = c.padded_vocab_size * c.n_embd + (c.n_embd**2 if self.head is not None else 0)
+        return 6 * (matrices + predicted * head) + 12 * c.n_layer * c.n_embd * T
+
+    def save(self, directory):
+        """Write model.safetensors (fp32 as trained) and config.json."""
+        from safetensors.torch import save_file
+
+        weights = {name: p.detach().cpu().contiguous() for name, p in self.state_dict().items()}
+        save_file(weights, Path(directory, 'model.safetensors'))
+        Path(directory, 'config.json').write_text(json.dumps(asdict(self.config), indent=2) + '\n')
+
+    @classmethod
+    def from_pretrained(cls, source, block_size=0, dropout=0.0):
+        """A model with the weights of `source`: a name of PRETRAINED, or a directory that transformers or `save` wrote.
+
+        block_size > 0 keeps only that many positions. Raises ValueError for what is no model of ours, OSError when
+        it cannot be read or downloaded.
+        """
+        directory = Path(source) if Path(source, 'config.json').exists() else Path(download(source))
+        settings = json.loads((directory / 'config.json').read_text())
+        weights = read_safetensors(directory)
+        if 'model_type' in settings:  # only transformers writes that
+            convert = {'gpt2': from_gpt2, 'bert': from_bert}.get(settings['model_type'])
+            if convert is None:
+                raise ValueError(
+                    f'{source} is a {settings["model_type"]} model: gpt2 and bert are what can be read'
+                )
+            settings, weights = convert(settings, weights)
+        try:
+            config = Config(**(settings | dict(dropout=dropout)))
+        except TypeError as e:
+            raise ValueError(f'{directory}/config.json does not describe a model: {e}') from None
+        if block_size > config.block_size:
+            raise ValueError(
+                f'block_size = {block_size} is longer than the {config.block_size} positions of {source}'
+            )
+        if block_size:
+            config.block_size = block_size
+            weights['positions.weight'] = weights['positions.weight'][:block_size]
+        for name in ('tokens.weight', 'head.bias'):  # foreign vocabularies come without padding rows
+            if name in weights:
+                missing = config.padded_vocab_size - len(weights[name])
+                weights[name] = torch.cat(
+                    (weights[name], weights[name].new_zeros(missing, *weights[name].shape[1:]))
+                )
+        model = cls(config)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as e:
+            raise ValueError(f'the weights in {directory} do not fit its config.json: {e}') from None
+        return model
+
+
+def sample(logits, temperature, top_k, top_p):
+    """logits (B, V) -> (B,) ids; see `Transformer.stream`."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    ids = None
+    if top_k > 0 or top_p < 1:
+        logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # (B, k), likeliest first
+        probs = logits.softmax(-1)
+        logits = logits.masked_fill(probs.cumsum(-1) - probs >= top_p, -torch.inf)  # those before it reach p
+    choice = torch.multinomial(logits.softmax(-1), 1)  # (B, 1)
+    return (choice if ids is None else ids.gather(1, choice))[:, 0]
+
+
+# --- weights from elsewhere -----------------------------------------------------
+
+
+def download(name):
+    """Fetch config.json and the safetensors of a model of the hub -> the directory that holds them."""
+    from huggingface_hub import snapshot_download
+
+    if name not in PRETRAINED and '/' not in name:
+        raise ValueError(
+            f'there is no model {name!r}: not a directory with a config.json, nor {", ".join(PRETRAINED)}'
+        )
+    try:
+        files = ['config.json', 'model*.safetensors', 'model.safetensors.index.json']
+        return snapshot_download(PRETRAINED.get(name, name), allow_patterns=files)
+    except Exception as e:  # the hub's errors and the network's
+        raise OSError(f'cannot download {name}: {str(e).strip().splitlines()[0]}') from None
+
+
+def read_safetensors(directory):
+    """name -> tensor, from all .safetensors files of a directory, in fp32."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    paths = sorted(directory.glob('*.safetensors'))
+    if not paths:
+        raise ValueError(f'{directory} holds no .safetensors weights')
+    weights = {}
+    for path in paths:
+        try:
+            weights |= load_file(path)
+        except SafetensorError as e:
+            raise ValueError(f'{path} is damaged: {e}') from None
+    return {name: w.float() for name, w in weights.items()}
+
+
+def demand(settings, **expected):
+    """Raise ValueError where a foreign config asks for what this Transformer does not do."""
+    for name, value in expected.items():
+        if settings.get(name, value) != value:
+            raise ValueError(f'{name} = {settings[name]!r} cannot be read, only {value!r}')
+
+
+def from_gpt2(settings, weights):
+    """transformers' GPT-2 config and weights -> ours. It stores linear layers transposed."""
+    C = settings['n_embd']
+    demand(settings, activation_function='gelu_new', scale_attn_weights=True, tie_word_embeddings=True)
+    demand(settings, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
+    if settings.get('n_inner') not in (None, 4 * C):
+        raise ValueError(f'n_inner = {settings["n_inner"]} cannot be read, only {4 * C}')
+    config = {k: settings[k] for k in ('vocab_size', 'n_layer', 'n_head', 'n_embd')}
+    config |= ARCHITECTURES['gpt2'] | dict(
+        block_size=settings['n_positions'], norm_eps=settings.get('layer_norm_epsilon', 1e-5), bias=True
+    )
+    theirs = {name.removeprefix('transformer.'): w for name, w in weights.items()}
+    ours = {'tokens.weight': theirs['wte.weight'], 'positions.weight': theirs['wpe.weight']}
+    names = {'norm_out': 'ln_f'}
+    for i in range(config['n_layer']):
+        pairs = dict(norm1='ln_1', norm2='ln_2')
+        pairs |= {
+            'attn.qkv': 'attn.c_attn',
+            'attn.proj': 'attn.c_proj',
+            'mlp.fc': 'mlp.c_fc',
+            'mlp.proj': 'mlp.c_proj',
+        }
+        names |= {f'blocks.{i}.{our}': f'h.{i}.{their}' for our, their in pairs.items()}
+    for our, their in names.items():
+        ours[f'{our}.weight'] = theirs[
+            f'{their}.weight'
+        ].t()  # norms have one dimension: t() leaves them alone
+        ours[f'{our}.bias'] = theirs[f'{their}.bias']
+    return config, ours
+
+
+def from_bert(settings, weights):
+    """transformers' BERT config and weights -> ours. Older checkpoints say gamma and beta for a norm's weight and bias."""
+    C = settings['hidden_size']
+    demand(settings, hidden_act='gelu', position_embedding_type='absolute', intermediate_size=4 * C)
+    demand(settings, tie_word_embeddings=True, is_decoder=False)
+    config = ARCHITECTURES['bert'] | dict(
+        vocab_size=settings['vocab_size'],
+        block_size=settings['max_position_embeddings'],
+        n_layer=settings['num_hidden_layers'],
+        n_head=settings['num_attention_heads'],
+        n_embd=C,
+        token_types=settings['type_vocab_size'],
+        norm_eps=settings.get('layer_norm_eps', 1e-12),
+        bias=True,
+    )
+    endings = {'gamma': 'weight', 'beta': 'bias'}
+    theirs = {}
+    for name, w in weights.items():
+        stem, _, ending = name.removeprefix('bert.').rpartition('.')
+        theirs[f'{stem}.{endings.get(ending, ending)}'] = w
+    if 'cls.predictions.bias' not in theirs:
+        raise ValueError(
+            'the weights lack the masked language modelling head: save them from BertForMaskedLM'
+        )
+    ours = {
+        'tokens.weight': theirs['embeddings.word_embeddings.weight'],
+        'positions.weight': theirs['embeddings.position_embeddings.weight'],
+        'types.weight': theirs['embeddings.token_type_embeddings.weight'],
+        'head.bias': theirs['cls.predictions.bias'],
+    }
+    names = {
+        'norm_in': 'embeddings.LayerNorm',
+        'head.dense': 'cls.predictions.transform.dense',
+        'head.norm': 'cls.predictions.transform.LayerNorm',
+    }
+    for i in range(config['n_layer']):
+        layer = f'encoder.layer.{i}'
+        names |= {
+            f'blocks.{i}.attn.proj': f'{layer}.attention.output.dense',
+            f'blocks.{i}.norm1': f'{layer}.attention.output.LayerNorm',
+            f'blocks.{i}.mlp.fc': f'{layer}.intermediate.dense',
+            f'blocks.{i}.mlp.proj': f'{layer}.output.dense',
+            f'blocks.{i}.norm2': f'{layer}.output.LayerNorm',
+        }
+        for part in ('weight', 'bias'):
+            qkv = [theirs[f'{layer}.attention.self.{which}.{part}'] for which in ('query', 'key', 'value')]
+            ours[f'blocks.{i}.attn.qkv.{part}'] = torch.cat(qkv)
+    for our, their in names.items():
+        for part in ('weight', 'bias'):
+            ours[f'{our}.{part}'] = theirs[f'{their}.{part}']
+    return config, ours

@@ -1,0 +1,77 @@
+"""What a run tells while it trains: metrics.jsonl always, loss.png where matplotlib is, Weights & Biases when asked."""
+
+import json
+import math
+from pathlib import Path
+
+
+class Monitor:
+    """Records of one run. A process of another rank than 0 has one too, which does nothing."""
+
+    def __init__(self, out_dir, first_step, settings, active):
+        self.path, self.plot_path = Path(out_dir, 'metrics.jsonl'), Path(out_dir, 'loss.png')
+        self.active, self.wandb = active, None
+        if not active:
+            return
+        self.path.write_text(''.join(line for line in self.lines() if json.loads(line)['step'] < first_step))
+        if settings['wandb_log']:
+            self.start_wandb(settings)
+
+    def lines(self):
+        """The whole lines of metrics.jsonl; a crash may have left half of one."""
+        text = self.path.read_text() if self.path.exists() else ''
+        return [line for line in text.splitlines(keepends=True) if line.endswith('}\n')]
+
+    def write(self, **record):
+        """Append a record; it has at least `step`, the updates made so far."""
+        if not self.active:
+            return
+        with open(self.path, 'a') as f:
+            f.write(json.dumps(record) + '\n')
+        if self.wandb is not None:
+            try:
+                self.wandb.log(record, step=record['step'])
+            except Exception as e:
+                self.give_up_wandb(e)
+
+    def start_wandb(self, settings):
+        try:
+            import wandb
+
+            project, name = settings['wandb_project'], settings['wandb_run_name']
+            self.wandb = wandb.init(project=project, name=name, config=settings)
+        except Exception as e:
+            self.give_up_wandb(e)
+
+    def give_up_wandb(self, error):
+        """Logging elsewhere is never worth a run: say what went wrong and go on without."""
+        print(f'wandb: {type(error).__name__}: {error}; going on without it, {self.path} has everything')
+        self.wandb = None
+
+    def plot(self):
+        """Draw the losses of metrics.jsonl into loss.png."""
+        if not self.active:
+            return
+        try:
+            import matplotlib
+        except ImportError:
+            return
+        matplotlib.use('Agg')
+        import matplotlib.pyplot as plt
+
+        records = [json.loads(line) for line in self.lines()]
+        figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
+        steps = [(r['step'], r['loss']) for r in records if 'loss' in r and math.isfinite(r['loss'])]
+        if steps:
+            axes.plot(*zip(*steps, strict=True), color='0.75', linewidth=1, label='training batches')
+        for split, color in (('train', 'tab:blue'), ('val', 'tab:orange')):
+            points = [(r['step'], r[f'{split}_loss']) for r in records if f'{split}_loss' in r]
+            if points:
+                label = f'{split}: {points[-1][1]:.3f}, lowest {min(loss for _, loss in points):.3f}'
+                axes.plot(*zip(*points, strict=True), color=color, marker='o', markersize=3, label=label)
+        axes.set(xlabel='step', ylabel='loss (nats per predicted token)', title=self.path.parent.name)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.tight_layout()
+        figure.savefig(self.plot_path)
+        plt.close(figure)

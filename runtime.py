@@ -1,0 +1,149 @@
+"""The machine: device, precision, compiler, processes, and how fast it could be."""
+
+import contextlib
+import os
+import re
+import shutil
+import sysconfig
+import time
+from pathlib import Path
+
+import torch
+
+from config import fail
+
+# Dense bf16 (fp16 where there is no bf16) tensor-core peaks in FLOP/s, from the makers' data sheets; the first
+# name that occurs in the device's name counts.
+GPU_PEAKS = {
+    'B200': 2250e12,
+    'H200': 989e12,
+    'H100 PCIe': 756e12,
+    'H100 NVL': 835e12,
+    'H100': 989e12,
+    'A100': 312e12,
+    'L40S': 362e12,
+    'L4': 121e12,
+    'A10': 125e12,
+    'RTX 5090': 209e12,
+    'RTX 4090': 165e12,
+    'RTX 3090': 71e12,
+    'V100': 125e12,
+    'T4': 65e12,
+}
+
+
+@contextlib.contextmanager
+def user_errors():
+    """Turn the ValueError or OSError of code that knows nothing of scripts into the one line of a clean end."""
+    try:
+        yield
+    except (ValueError, OSError) as e:
+        fail(' '.join(str(e).split()))
+
+
+def choose_device(device):
+    """'auto' or torch's name of a device -> torch.device. Under torchrun a CUDA process gets the GPU of its local rank."""
+    if device == 'auto':
+        device = (
+            'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+        )
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        fail(f'device = {device!r} is none that torch knows: auto, cpu, cuda, cuda:1, mps')
+    if chosen.type == 'cuda':
+        index = int(os.environ.get('LOCAL_RANK', chosen.index or 0))
+        if index >= torch.cuda.device_count():
+            fail(
+                f'device = {device!r}: torch sees {torch.cuda.device_count()} CUDA devices here; --device=cpu runs anywhere'
+            )
+        chosen = torch.device('cuda', index)
+        torch.cuda.set_device(chosen)
+        torch.set_float32_matmul_precision('high')  # TF32
+    elif chosen.type == 'mps' and not torch.backends.mps.is_available():
+        fail("device = 'mps': there is none here; --device=cpu runs anywhere")
+    return chosen
+
+
+def choose_dtype(dtype, device):
+    """'auto' or the name of a float type -> torch.dtype; auto is bf16 where the hardware has it."""
+    types = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+    if dtype == 'auto':
+        if device.type == 'cuda':
+            return (
+                torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+            )
+        return torch.bfloat16 if device.type == 'cpu' and cpu_has_bf16() else torch.float32
+    if dtype not in types:
+        fail(f'dtype = {dtype!r} is none of auto, {", ".join(types)}')
+    return types[dtype]
+
+
+def cpu_has_bf16():
+    """Whether the CPU multiplies bf16 in hardware (AVX512-BF16, AMX, Armv8.6); others emulate it, slowly."""
+    cpuinfo = Path('/proc/cpuinfo')
+    return cpuinfo.exists() and bool(re.search(r'\b(avx512_bf16|amx_bf16|bf16)\b', cpuinfo.read_text()))
+
+
+def autocast(device, dtype):
+    """The context in which forward passes run: matrix products in dtype, weights in fp32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def why_not_compile(device):
+    """'' where torch.compile works, otherwise the reason."""
+    if device.type == 'cpu':
+        if not any(shutil.which(c) for c in (os.environ.get('CXX', 'g++'), 'g++', 'clang++')):
+            return 'there is no C++ compiler'
+        if not Path(sysconfig.get_path('include'), 'Python.h').exists():
+            return "Python's C headers are not installed"
+    return 'torch.compile is young on MPS' if device.type == 'mps' else ''
+
+
+def join_processes(backend, device):
+    """Join the other processes if torchrun started this one -> (rank, world_size)."""
+    if 'RANK' not in os.environ:
+        return 0, 1
+    torch.distributed.init_process_group(backend or ('nccl' if device.type == 'cuda' else 'gloo'))
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def sum_over_processes(tensor, world_size):
+    """All-reduce a tensor in place and return it."""
+    if world_size > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+def to_device(batch, device):
+    """A batch (dict of tensors) on the device; from pinned memory to a GPU, so that the copy overlaps with work."""
+    if device.type == 'cuda':
+        return {name: t.pin_memory().to(device, non_blocking=True) for name, t in batch.items()}
+    return {name: t.to(device) for name, t in batch.items()}
+
+
+def peak_flops(device, dtype):
+    """FLOP/s this device could do at best in dtype: a GPU's data sheet, measured on a CPU, 0 where unknown."""
+    if device.type == 'cuda':
+        name = torch.cuda.get_device_name(device)
+        peak = next((peak for gpu, peak in GPU_PEAKS.items() if gpu in name), 0)
+        return peak if dtype != torch.float32 else peak / 2  # TF32 runs at half the rate
+    return measured_matmul_flops(dtype) if device.type == 'cpu' else 0
+
+
+def measured_matmul_flops(dtype, n=1024, seconds=0.2):
+    """FLOP/s of the fastest of several (n, n) x (n, n) products on the CPU."""
+    a, best, end = torch.randn(n, n, dtype=dtype), float('inf'), time.perf_counter() + seconds
+    while (began := time.perf_counter()) < end:
+        a @ a
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best
+
+
+def memory_used(device):
+    """Peak bytes held so far: of the GPU by torch, or of this process."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

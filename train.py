@@ -1,0 +1,366 @@
+"""Train a model. The one loop of the project: every model, objective and starting point goes through it.
+
+    python train.py config/quickstart.py                                  # this machine
+    python train.py config/train_shakespeare_char.py --batch_size=32 --compile=False
+    torchrun --standalone --nproc_per_node=8 train.py config/gpt2_124m.py  # 8 GPUs of one machine
+    torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29500 train.py config/gpt2_124m.py
+    python train.py config/quickstart.py --init_from=resume               # go on after Ctrl-C or a crash
+
+Writes checkpoints, metrics.jsonl and loss.png into out_dir. Ctrl-C finishes the step, saves and says how to go on.
+"""
+
+import itertools
+import math
+import os
+import signal
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch.nn.parallel import DistributedDataParallel as DDP
+
+import checkpoint
+import objectives
+import runtime
+from config import clock, configure, fail, size
+from loader import open_split, read_meta, read_rows, windows
+from model import ARCHITECTURES, Config, Transformer
+from monitor import Monitor
+
+# -----------------------------------------------------------------------------
+# the run
+out_dir = 'out'
+init_from = 'scratch'  # 'scratch', 'resume', a name such as 'gpt2-medium', or a directory with a model or a checkpoint
+seed = 1337  # of the weights, the order of the data, masks and dropout
+eval_interval = 2000  # steps between evaluations, each followed by a checkpoint
+eval_iters = 200  # batches of each split in an evaluation, always the same ones
+eval_only = False  # evaluate once and stop
+always_save_checkpoint = True  # False: only when the validation loss improves
+patience = 0  # stop after so many evaluations without improvement; 0: never
+log_interval = 1  # steps between log lines
+wandb_log = False  # to Weights & Biases too
+wandb_project = 'owt'
+wandb_run_name = 'gpt2'
+# data
+dataset = 'openwebtext'  # data/DATASET, made by prepare.py
+batch_size = 12  # rows in a micro-batch
+block_size = 1024  # tokens in a row
+gradient_accumulation_steps = 5 * 8  # micro-batches in a step, over all processes
+# objective
+objective = 'causal'  # 'causal' predicts the next token (GPT), 'masked' the hidden ones (BERT)
+mask_ratio = 0.15  # of the tokens of a row are hidden; evaluation always hides 0.15
+# model
+arch = 'gpt2'  # 'gpt2', 'bert' or 'bert_prenorm': the flags of model.py
+n_layer = 12
+n_head = 12
+n_embd = 768
+dropout = 0.0  # 0 is good for pretraining, try 0.1 and more for fine-tuning
+bias = False  # in linear layers and norms; without is slightly better and faster
+# AdamW
+learning_rate = 6e-4  # the highest
+max_iters = 600000  # steps
+weight_decay = 1e-1  # of matrices only
+beta1 = 0.9
+beta2 = 0.95
+grad_clip = 1.0  # clip the norm of the gradient to this; 0: do not
+# learning rate over the steps
+decay_lr = True  # False: learning_rate throughout, without warm-up
+schedule = 'cosine'  # after the warm-up: 'cosine' or 'linear' down to min_lr, 'constant', or 'wsd' (constant, then linear)
+warmup_iters = 2000
+lr_decay_iters = 600000  # where the decay ends, most often max_iters
+min_lr = 6e-5  # most often learning_rate / 10
+wsd_decay = 0.2  # the part of lr_decay_iters that wsd's decay takes
+# the machine
+device = 'auto'  # 'cuda', 'cuda:1', 'cpu', 'mps'; auto takes the fastest there is
+dtype = 'auto'  # 'float32', 'bfloat16', or 'float16' with a gradient scaler; auto is bf16 where the hardware has it
+compile = True  # torch.compile: slower to start, faster to run
+backend = ''  # of torch.distributed: 'nccl', 'gloo'; '' is nccl on CUDA, gloo elsewhere
+# -----------------------------------------------------------------------------
+
+SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
+
+
+def main(settings):
+    # The machine and the data: what can be wrong is found before the first expensive step.
+    where = runtime.choose_device(device)
+    precision = runtime.choose_dtype(dtype, where)
+    rank, world_size = runtime.join_processes(backend, where)
+    say = print if rank == 0 else lambda *words: None
+    check_settings(world_size)
+    meta = read_meta(dataset)
+    data = {split: open_split(dataset, split, block_size) for split in ('train', 'val')}
+    if rank == 0 and not eval_only:
+        make_out_dir()
+
+    # The model, new or from what was saved.
+    torch.manual_seed(seed)
+    model, state = build_model(meta)
+    model.to(where)
+    optimizer = make_optimizer(model, where)
+    scaler = torch.amp.GradScaler(where.type, enabled=precision == torch.float16)
+    if init_from == 'resume':
+        checkpoint.load_optimizer(checkpoint.latest(out_dir), optimizer, scaler)
+    tokens_per_step = batch_size * block_size * gradient_accumulation_steps
+    flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
+    peak = runtime.peak_flops(where, precision) * world_size
+    say(
+        f'{size(model.num_params())} parameters, {meta["vocab_size"]:,} tokens in the vocabulary; {where.type} in '
+        f'{str(precision)[6:]}, {world_size} process{"es" * (world_size > 1)}\n'
+        f'{size(tokens_per_step)} tokens a step, {size(tokens_per_step * max_iters)} in all, '
+        f'{tokens_per_step * max_iters / len(data["train"]):.2f} epochs of data/{dataset}'
+    )
+    if peak:
+        say(f'utilisation is {size(flops_per_token)} FLOPs a token (6 N + 12 L C T) of {size(peak)} FLOP/s')
+    compiled = compile_model(model, where, say)
+    forward = compiled
+    if world_size > 1:  # gradients are averaged over the processes during backward
+        forward = DDP(
+            compiled, device_ids=[where.index] if where.type == 'cuda' else None, broadcast_buffers=False
+        )
+
+    # The loop.
+    monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only)
+    interrupt = Interrupt()
+    stopping, mark = False, None  # mark: (step, time) since which the speed is measured
+    for step in itertools.count(state['step']):
+        state['step'] = step
+        if stopping:
+            if rank == 0 and step > 0:
+                save(state | dict(val_loss=None), settings, meta, model, optimizer, scaler)
+            say(f'stopped at step {step}; go on with the same command and --init_from=resume')
+            break
+        if step % eval_interval == 0 or step >= max_iters or eval_only:
+            losses = estimate_losses(compiled, data, meta, where, precision, rank, world_size)
+            say(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')
+            monitor.write(step=step, train_loss=losses['train'], val_loss=losses['val'])
+            monitor.plot()
+            improved = losses['val'] < state['best_val_loss']
+            if improved:
+                state |= dict(best_val_loss=losses['val'], best_step=step)
+            if rank == 0 and step > 0 and not eval_only and (improved or always_save_checkpoint):
+                say(
+                    f'saved {save(state | dict(val_loss=losses["val"]), settings, meta, model, optimizer, scaler)}'
+                )
+            mark = None
+            if patience and step - state['best_step'] >= patience * eval_interval:
+                say(f'stopped at step {step}: no better validation loss since step {state["best_step"]}')
+                break
+        if step >= max_iters or eval_only:
+            break
+
+        # One update. The loss is a sum over the tokens that the whole global batch predicts, divided by their number,
+        # over micro-batches and processes: a mean of means is wrong as soon as rows differ.
+        lr = learning_rate_at(step)
+        for group in optimizer.param_groups:
+            group['lr'] = lr
+        torch.manual_seed(
+            (seed * 1_000_003 + step) * 4099 + rank
+        )  # dropout is a function of the step: no state to save
+        micro_steps = range(rank, gradient_accumulation_steps, world_size)
+        batches = [
+            make_batch(data['train'], step * gradient_accumulation_steps + m, seed, meta) for m in micro_steps
+        ]
+        predicted = sum(int((batch['targets'] != -100).sum()) for batch in batches)
+        totals = torch.tensor([float(predicted), float(interrupt.asked)]).to(where)
+        runtime.sum_over_processes(totals, world_size)
+        loss = torch.zeros((), device=where)
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            with (
+                nullcontext() if last or world_size == 1 else forward.no_sync(),
+                runtime.autocast(where, precision),
+            ):
+                part = forward(**runtime.to_device(batch, where)) / totals[0]
+            loss += part.detach()
+            scaler.scale(part * world_size).backward()  # DDP divides by world_size
+        scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        stopping = bool(totals[1])  # known since before the backward pass: a GPU is not waited for
+
+        if step % log_interval == 0:
+            loss = runtime.sum_over_processes(loss, world_size).item()  # waits for the GPU
+            now = time.time()
+            record = dict(step=step, loss=loss, norm=norm.item(), lr=lr)
+            if mark:
+                record['tokens_per_second'] = tokens_per_step * (step - mark[0]) / (now - mark[1])
+                if peak:
+                    record['utilisation'] = record['tokens_per_second'] * flops_per_token / peak
+            mark = (step, now)
+            say(log_line(record, tokens_per_step))
+            monitor.write(**record)
+    if world_size > 1:
+        torch.distributed.destroy_process_group()
+
+
+def check_settings(world_size):
+    """Refuse what cannot be, in one line."""
+    for setting, known in (
+        ('objective', ('causal', 'masked')),
+        ('arch', ARCHITECTURES),
+        ('schedule', SCHEDULES),
+    ):
+        if globals()[setting] not in known:
+            fail(f'{setting} = {globals()[setting]!r} is none of {", ".join(known)}')
+    for setting in (
+        'batch_size',
+        'block_size',
+        'gradient_accumulation_steps',
+        'eval_interval',
+        'eval_iters',
+        'log_interval',
+    ):
+        if globals()[setting] < 1:
+            fail(f'{setting} = {globals()[setting]} should be at least 1')
+    if gradient_accumulation_steps % world_size:
+        fail(
+            f'gradient_accumulation_steps = {gradient_accumulation_steps} is not divisible by {world_size} processes'
+        )
+    if not 0 < mask_ratio < 1:
+        fail(f'mask_ratio = {mask_ratio} should lie between 0 and 1')
+    if decay_lr and schedule != 'constant' and warmup_iters > lr_decay_iters:
+        fail(f'warmup_iters = {warmup_iters} should not exceed lr_decay_iters = {lr_decay_iters}')
+
+
+def make_out_dir():
+    try:
+        os.makedirs(out_dir, exist_ok=True)
+        tempfile.TemporaryFile(dir=out_dir).close()
+    except OSError as e:
+        fail(f'cannot write into out_dir = {out_dir!r}: {e.strerror}')
+
+
+def build_model(meta):
+    """The model and where the run stands: step, best validation loss and its step, an id of the run."""
+    state = dict(step=0, best_val_loss=math.inf, best_step=0, run=os.urandom(4).hex())
+    if init_from == 'scratch':
+        shape = dict(
+            block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd, dropout=dropout, bias=bias
+        )
+        with runtime.user_errors():
+            model = Transformer(Config(vocab_size=meta['vocab_size'], **shape, **ARCHITECTURES[arch]))
+    elif init_from == 'resume' or checkpoint.every(init_from) or Path(init_from, 'state.json').exists():
+        path = checkpoint.latest(out_dir) if init_from == 'resume' else checkpoint.best(init_from)
+        saved = checkpoint.read_state(path)
+        if saved['tokenizer_hash'] != meta['tokenizer_hash']:
+            fail(f'{path} was trained with another vocabulary than the one of data/{dataset}')
+        if init_from == 'resume':
+            state = {name: saved[name] for name in state}
+        model = checkpoint.load_model(path, block_size=block_size, dropout=dropout)
+    else:
+        model = checkpoint.load_model(init_from, block_size=block_size, dropout=dropout)
+        # prepare.py's special tokens may lie in the padding rows, as those of gpt2 do
+        if not model.config.vocab_size <= meta['vocab_size'] <= model.config.padded_vocab_size:
+            fail(
+                f'{init_from} has a vocabulary of {model.config.vocab_size:,} tokens, data/{dataset} one of '
+                f'{meta["vocab_size"]:,}; prepare the data with its --tokenizer'
+            )
+    if model.config.causal != (objective == 'causal'):
+        kind = 'a causal model' if model.config.causal else 'a masked model'
+        fail(
+            f'objective = {objective!r} does not fit {kind}: GPT is causal (arch=gpt2), BERT is masked (arch=bert)'
+        )
+    return model, state
+
+
+def make_optimizer(model, where):
+    """AdamW (Loshchilov & Hutter 2019), with weight decay on matrices and embeddings, not on biases and norms."""
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [dict(params=decayed, weight_decay=weight_decay), dict(params=others, weight_decay=0.0)]
+    fused = where.type in ('cuda', 'cpu')
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(beta1, beta2), fused=fused)
+
+
+def compile_model(model, where, say):
+    """The model as it is called in the loop: compiled if that is asked for and possible."""
+    if not compile:
+        return model
+    if reason := runtime.why_not_compile(where):
+        say(f'not compiled: {reason}')
+        return model
+    say('compiling: the first step takes longer')
+    return torch.compile(model)
+
+
+def learning_rate_at(step):
+    """The learning rate of a step: warm-up from near 0, then the schedule."""
+    if not decay_lr:
+        return learning_rate
+    if step < warmup_iters:
+        return learning_rate * (step + 1) / (warmup_iters + 1)
+    if schedule == 'constant':
+        return learning_rate
+    begin = warmup_iters if schedule != 'wsd' else lr_decay_iters * (1 - wsd_decay)
+    done = min(
+        max((step - begin) / max(lr_decay_iters - begin, 1), 0), 1
+    )  # 0 where the decay begins, 1 where it ends
+    left = 0.5 * (1 + math.cos(math.pi * done)) if schedule == 'cosine' else 1 - done
+    return min_lr + left * (learning_rate - min_lr)
+
+
+def make_batch(tokens, number, seed, meta, hidden=None):
+    """Micro-batch `number` of a split, counted from the beginning of the run: its rows, made what the model takes."""
+    numbers = range(number * batch_size, (number + 1) * batch_size)
+    rows = read_rows(tokens, block_size, numbers, seed)
+    if objective == 'causal':
+        return objectives.causal(rows)
+    return objectives.masked(rows, numbers, seed, meta['special'], meta['vocab_size'], hidden or mask_ratio)
+
+
+@torch.no_grad()
+def estimate_losses(model, data, meta, where, precision, rank, world_size):
+    """The mean loss on the same eval_iters batches of each split every time, divided among the processes."""
+    losses = {}
+    model.eval()
+    for split, tokens in data.items():
+        count = min(eval_iters, max(1, windows(tokens, block_size) // batch_size))
+        total = torch.zeros(2, device=where)  # sum of the losses, tokens predicted
+        for number in range(rank, count, world_size):
+            batch = runtime.to_device(make_batch(tokens, number, 0, meta, hidden=0.15), where)
+            with runtime.autocast(where, precision):
+                total[0] += model(**batch)
+            total[1] += (batch['targets'] != -100).sum()
+        loss, predicted = runtime.sum_over_processes(total, world_size).tolist()
+        losses[split] = loss / predicted
+    model.train()
+    return losses
+
+
+def save(state, settings, meta, model, optimizer, scaler):
+    """Write a checkpoint -> its directory."""
+    vocabulary = {name: meta[name] for name in ('tokenizer_hash', 'special')}
+    state = state | vocabulary | dict(settings=settings)
+    return checkpoint.save(out_dir, state, model, optimizer, scaler, Path('data', dataset))
+
+
+class Interrupt:
+    """Ctrl-C asks for an end after the step under way; a second one ends at once."""
+
+    def __init__(self):
+        self.asked = False
+        signal.signal(signal.SIGINT, self.ask)
+
+    def ask(self, signum, frame):
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def log_line(record, tokens_per_step):
+    """One dense line of a step, its record made readable."""
+    parts = [f'step {record["step"]}/{max_iters}', f'loss {record["loss"]:.4f}', f'norm {record["norm"]:.3f}']
+    parts.append(f'lr {record["lr"]:.2e}')
+    if rate := record.get('tokens_per_second'):
+        parts.append(f'{rate:,.0f} tok/s')
+        if 'utilisation' in record:
+            parts.append(f'{record["utilisation"]:.1%} of peak')
+        parts.append(f'{clock((max_iters - record["step"]) * tokens_per_step / rate)} left')
+    return ' | '.join(parts)
+
+
+if __name__ == '__main__':
+    main(configure(globals()))
