@@ -65,14 +65,10 @@ def main():
     model.eval().to(where)
     results = {}
     for split, tokens in splits.items():
-        if split == 'val':
-            starts = every_window(len(tokens))
-        elif train_tokens:
-            count = max(1, min(train_tokens, len(tokens) - 1) // stride)
-            starts = np.linspace(0, len(tokens) - 1 - block_size, count).astype(np.int64)
-        else:
+        if split == 'train' and not train_tokens:
             continue
-        results[split] = score(model, tokens, starts, meta, where, precision, split)
+        starts, scored_from = every_window(len(tokens)) if split == 'val' else even_sample(len(tokens))
+        results[split] = score(model, tokens, starts, scored_from, meta, where, precision, split)
         if model.config.causal:
             per_byte = meta[split]['tokens'] / meta[split]['bytes']
             results[split]['bits_per_byte'] = results[split]['loss'] / math.log(2) * per_byte
@@ -91,16 +87,22 @@ def trained_on():
 
 
 def every_window(length):
-    """Starts of windows that cover all tokens; the last one ends where the split does."""
+    """Windows that cover a split: where each starts, and from where on it is scored; the last one ends with the split."""
     last = length - 1 - block_size
-    return np.append(np.arange(0, last, stride), last)
+    starts = np.append(np.arange(0, last, stride), last)
+    return starts, np.append(0, starts[:-1] + block_size)
+
+
+def even_sample(length):
+    """Windows that lie evenly in a split and score train_tokens of it, with as much context as `every_window` gives."""
+    starts = np.linspace(0, length - 1 - block_size, max(1, train_tokens // stride)).astype(np.int64)
+    return starts, starts + block_size - stride
 
 
 @torch.inference_mode()
-def score(model, tokens, starts, meta, where, precision, label):
-    """Loss, perplexity and accuracy over the windows that begin at `starts`, each position counted once -> dict."""
+def score(model, tokens, starts, scored_from, meta, where, precision, label):
+    """Loss, perplexity and accuracy over the windows that begin at `starts`, of the positions from scored_from on -> dict."""
     nats, right, count = 0.0, 0, 0
-    ends = np.concatenate(([starts[0]], starts[:-1] + block_size))  # how far the windows before have scored
     with progress(f'scoring {label}', len(starts) * block_size, 'tok') as bar:
         for first in range(0, len(starts), batch_size):
             chunk = slice(first, first + batch_size)
@@ -108,7 +110,7 @@ def score(model, tokens, starts, meta, where, precision, label):
             if model.config.causal:
                 batch = objectives.causal(rows)
                 position = starts[chunk, None] + np.arange(block_size)  # (B, T), in the split
-                batch['targets'][torch.from_numpy(position < ends[chunk, None])] = -100
+                batch['targets'][torch.from_numpy(position < scored_from[chunk, None])] = -100
             else:
                 numbers = range(first, first + len(rows))
                 batch = objectives.masked(rows, numbers, 0, meta['special'], meta['vocab_size'], MASK_RATIO)
