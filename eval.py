@@ -6,7 +6,8 @@
 
 A causal model is scored in overlapping windows, so that every token has at least block_size - stride tokens of context
 (all there are, near the beginning); a masked one at 15 % of the tokens. The training split is scored in the same way
-on an even sample of it: where its loss is well below the validation loss, the model has overfitted.
+on an even sample of it. Where its loss is well below the validation loss and it was seen more than once, the model has
+overfitted; seen once or less, the gap can only come from the splits.
 """
 
 import json as json_format
@@ -63,7 +64,7 @@ def main():
         fail(f'stride = {stride} should lie between 1 and block_size = {block_size}')
     splits = {split: open_split(dataset, split, block_size) for split in ('train', 'val')}
     model.eval().to(where)
-    results = {}
+    results = dict(dataset=dataset, block_size=block_size, stride=stride)
     for split, tokens in splits.items():
         if split == 'train' and not train_tokens:
             continue
@@ -73,10 +74,10 @@ def main():
             per_byte = meta[split]['tokens'] / meta[split]['bytes']
             results[split]['bits_per_byte'] = results[split]['loss'] / math.log(2) * per_byte
     results['commonest_token_rate'] = commonest_token_rate(splits, meta)
-    results |= dict(dataset=dataset, block_size=block_size, stride=stride)
     if train_tokens:
         results['gap'] = results['val']['loss'] - results['train']['loss']
-        results['overfitting'] = bool(results['gap'] > GAP * results['val']['loss'])
+        results['epochs'] = epochs_seen(len(splits['train']))
+        results['overfitting'] = results['epochs'] > 1 and results['gap'] > GAP * results['val']['loss']
     print(json_format.dumps(results) if json else table(results, model.config.causal))
 
 
@@ -84,6 +85,15 @@ def trained_on():
     if init_from != 'resume':
         fail('name the data to score on: --dataset=NAME')
     return checkpoint.read_state(checkpoint.best(out_dir))['settings']['dataset']
+
+
+def epochs_seen(length):
+    """How often the checkpoint has seen the training split; 0 for a model from elsewhere or trained on other data."""
+    if init_from != 'resume' or dataset != trained_on():
+        return 0.0
+    state = checkpoint.read_state(checkpoint.best(out_dir))
+    row, rows = (state['settings'][k] for k in ('block_size', 'batch_size'))
+    return state['step'] * state['settings']['gradient_accumulation_steps'] * rows * row / length
 
 
 def every_window(length):

@@ -53,9 +53,10 @@ def choose_device(device):
         fail(f'device = {device!r} is none that torch knows: auto, cpu, cuda, cuda:1, mps')
     if chosen.type == 'cuda':
         index = int(os.environ.get('LOCAL_RANK', chosen.index or 0))
-        if index >= torch.cuda.device_count():
+        needed = int(os.environ.get('LOCAL_WORLD_SIZE', index + 1))
+        if needed > torch.cuda.device_count():
             fail(
-                f'device = {device!r}: torch sees {torch.cuda.device_count()} CUDA devices here; --device=cpu runs anywhere'
+                f'device = {device!r} needs {needed} GPUs, torch sees {torch.cuda.device_count()}; try --device=cpu'
             )
         chosen = torch.device('cuda', index)
         torch.cuda.set_device(chosen)

@@ -26,7 +26,7 @@ SHAKESPEARE = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/t
 # What `python prepare.py NAME` reads, and the settings it takes unless told otherwise. Repositories of the hub are
 # those that hold plain data files: the older names of several need a loading script, which is code from a download.
 SOURCES = {
-    'python': dict(files='python', tokenizer='bpe', vocab_size=4096, val_fraction=0.05),
+    'python': dict(files='python', tokenizer='bpe', vocab_size=4096, val_fraction=0.1),
     'shakespeare': dict(files=SHAKESPEARE, tokenizer='gpt2', val_fraction=0.1),
     'shakespeare_char': dict(files=SHAKESPEARE, tokenizer='char', val_fraction=0.1),
     'openwebtext': dict(hub='Skylion007/openwebtext', tokenizer='gpt2', val_fraction=0.0005),

@@ -1,0 +1,286 @@
+"""How fast this project is: training, generation, preparing data; beside nanoGPT in the same run, as ratios.
+
+    python bench.py --nanogpt=../nanoGPT                    # all, against a checkout of nanoGPT
+    python bench.py train --n_layer=12 --n_head=12 --n_embd=768 --block_size=1024 --batch_size=16 --vocab_size=50257
+
+Machines drift: what is compared takes turns, round by round, and medians are quoted. Both sides run as shipped: the real
+train.py and prepare.py as a user starts them, on the same tokens and the same text. Needs tiktoken's GPT-2 vocabulary
+for `prepare` (from the network or TIKTOKEN_CACHE_DIR).
+"""
+
+import importlib.util
+import json
+import os
+import pickle
+import re
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+import runtime
+from config import clock, configure, fail, size
+from model import ARCHITECTURES, Config, Transformer
+
+# -----------------------------------------------------------------------------
+what = 'all'  # 'train', 'generate', 'prepare' or 'all'
+nanogpt = ''  # a checkout of nanoGPT to run beside
+rounds = 3  # how often each side has its turn
+steps = 12  # of training in a round; the first 3 are not counted
+n_layer = 6
+n_head = 6
+n_embd = 384
+block_size = 256
+batch_size = 8
+vocab_size = 4096
+new_tokens = 256  # generated, in one sample
+megabytes = 60  # of text to prepare
+device = 'auto'  # as in train.py
+# -----------------------------------------------------------------------------
+
+HERE = Path(__file__).parent.resolve()
+
+
+def main():
+    parts = {'train': bench_training, 'generate': bench_generation, 'prepare': bench_preparation}
+    if what not in ('all', *parts):
+        fail(f'{what!r} is none of all, {", ".join(parts)}')
+    if nanogpt and not Path(nanogpt, 'train.py').exists():
+        fail(f'there is no nanoGPT checkout in {nanogpt}')
+    where = runtime.choose_device(device)
+    model = Transformer(model_config())
+    print(
+        f'{size(model.num_params())} parameters, rows of {block_size}, {batch_size} a batch, on {where.type}'
+    )
+    for dtype in (torch.float32, torch.bfloat16):
+        print(f'  peak in {str(dtype)[6:]}: {size(runtime.peak_flops(where, dtype))} FLOP/s')
+    for name, bench in parts.items():
+        if what in ('all', name):
+            with tempfile.TemporaryDirectory() as work:
+                bench(Path(work), where)
+
+
+def model_config():
+    shape = dict(vocab_size=vocab_size, block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+    with runtime.user_errors():
+        return Config(**shape, bias=False, **ARCHITECTURES['gpt2'])
+
+
+def take_turns(title, unit, sides):
+    """Run each side (name -> function that returns a figure) `rounds` times in turn and print medians and ratios."""
+    figures = {name: [] for name in sides}
+    for turn in range(rounds):
+        for name, run in sides.items():
+            began = time.time()
+            figures[name].append(run())
+            print(
+                f'  round {turn + 1}: {name} {figures[name][-1]:,.1f} {unit} in {clock(time.time() - began)}',
+                file=sys.stderr,
+            )
+    print(f'{title}, {unit}, median of {rounds} (lowest to highest)')
+    base = next((name for name in sides if name.startswith('nanoGPT')), None)
+    for name, values in figures.items():
+        line = f'  {name:38} {statistics.median(values):>10,.1f} ({min(values):,.1f} to {max(values):,.1f})'
+        if base and name != base:
+            ratios = [ours / theirs for ours, theirs in zip(values, figures[base], strict=True)]
+            line += f'   {statistics.median(ratios):.2f} x nanoGPT'
+        print(line, flush=True)
+
+
+# --- training -------------------------------------------------------------------
+
+
+def bench_training(work, where):
+    """Tokens a second of train.py, from its own log; the first steps, which compile, are left out."""
+    write_random_tokens(work / 'data' / 'bench')
+    shape = dict(
+        dataset='bench', n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, batch_size=batch_size,
+        gradient_accumulation_steps=1, max_iters=steps, log_interval=1, eval_iters=1, device=where.type,
+    )  # fmt: skip
+
+    def ours(**flags):
+        last_evaluation = dict(eval_interval=steps * 2, out_dir=str(work / 'out'))
+        run_script(HERE / 'train.py', work, **shape, **last_evaluation, **flags)
+        records = map(json.loads, (work / 'out' / 'metrics.jsonl').read_text().splitlines())
+        rates = [r['tokens_per_second'] for r in records if 'tokens_per_second' in r and r['step'] >= 3]
+        return statistics.median(rates)
+
+    def theirs(**flags):
+        out = run_script(
+            work / 'train.py', work, **shape, eval_interval=steps * 2, out_dir=str(work / 'out-nano'), **flags
+        )
+        times = [float(ms) for ms in re.findall(r'time ([\d.]+)ms', out)][3:steps]
+        return batch_size * block_size / statistics.median(times) * 1000
+
+    sides = {
+        'barelm, float32, eager': lambda: ours(dtype='float32', compile=False),
+        'barelm, defaults': ours,
+    }
+    if nanogpt:
+        for script in ('train.py', 'model.py', 'configurator.py'):
+            (work / script).symlink_to(Path(nanogpt, script).resolve())
+        eager = where.type == 'cpu'  # as its README says for a CPU
+        sides['nanoGPT, as shipped' + (', float32, eager' if eager else '')] = lambda: theirs(
+            compile=not eager
+        )
+    take_turns('training', 'tokens/s', sides)
+
+
+def write_random_tokens(directory, count=1_000_000):
+    """Token files that both projects read: uniform random ids."""
+    directory.mkdir(parents=True)
+    ids = np.random.default_rng(0).integers(vocab_size, size=count, dtype=np.uint16)
+    for split in ('train', 'val'):
+        ids.tofile(directory / f'{split}.bin')
+    counts = dict(documents=1, tokens=count, bytes=count)
+    special = {name: 0 for name in ('eot', 'pad', 'unk', 'cls', 'sep', 'mask')}
+    meta = dict(
+        train=counts, val=counts, dtype='uint16', vocab_size=vocab_size, tokenizer_hash='', special=special
+    )
+    (directory / 'meta.json').write_text(json.dumps(meta))
+    (directory / 'meta.pkl').write_bytes(pickle.dumps(dict(vocab_size=vocab_size)))  # nanoGPT looks for it
+
+
+def run_script(script, cwd, *words, **flags):
+    """Run a script with --name=value flags -> its stdout; ends the program with its last words if it fails."""
+    command = [sys.executable, str(script), *words, *(f'--{name}={value}' for name, value in flags.items())]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    if done.returncode:
+        fail(f'{" ".join(command)} failed: {(done.stderr.strip() or done.stdout).splitlines()[-1]}')
+    return done.stdout
+
+
+# --- generation -----------------------------------------------------------------
+
+
+def bench_generation(work, where):
+    """Tokens a second of one sample, random weights: ours as sample.py runs it, nanoGPT's in its float32 on a CPU."""
+    prompt = torch.zeros(1, 1, dtype=torch.long, device=where)
+    settings = dict(temperature=0.8, top_k=200)
+    precision = runtime.choose_dtype('auto', where)
+
+    def timed(generate):
+        generate(8)
+        began = time.perf_counter()
+        generate(new_tokens)  # its last token is on the CPU before it returns
+        return new_tokens / (time.perf_counter() - began)
+
+    def ours(dtype):
+        model = Transformer(model_config()).eval().to(where, dtype)
+        return timed(lambda n: model.generate(prompt, n, **settings).tolist())
+
+    sides = {
+        f'barelm, {str(dtype)[6:]}': lambda dtype=dtype: ours(dtype) for dtype in {torch.float32, precision}
+    }
+    if nanogpt:
+        their_model = load_nanogpt().to(where).eval()
+        context = torch.autocast(where.type, dtype=precision, enabled=where.type == 'cuda')
+
+        def theirs(n):
+            with torch.no_grad(), context:
+                return their_model.generate(prompt, n, **settings).tolist()
+
+        sides['nanoGPT'] = lambda: timed(theirs)
+    take_turns(f'generation of {new_tokens} tokens, one sample', 'tokens/s', sides)
+
+
+def load_nanogpt():
+    spec = importlib.util.spec_from_file_location('nanogpt_model', Path(nanogpt, 'model.py'))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules['nanogpt_model'] = module  # its dataclass looks itself up there
+    spec.loader.exec_module(module)
+    c = model_config()
+    shape = dict(block_size=block_size, vocab_size=vocab_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
+    return module.GPT(module.GPTConfig(**shape, dropout=0.0, bias=c.bias))
+
+
+# --- preparing data ---------------------------------------------------------------
+
+
+def bench_preparation(work, where):
+    """MB of text a second from JSON lines to GPT-2 tokens on disk, the whole command, with its peak memory."""
+    text_bytes = write_text(work / 'text.jsonl')
+    peaks = {}
+
+    def timed(name, *command):
+        began = time.perf_counter()
+        peaks[name] = max(peaks.get(name, 0), run_measuring_memory(command, work))
+        return text_bytes / 1e6 / (time.perf_counter() - began)
+
+    files = f'--files={work}/text.jsonl'
+    prepare = (HERE / 'prepare.py', 'bench', files, '--tokenizer=gpt2', '--val_fraction=0.0005')
+    sides = {'barelm': lambda: timed('barelm', *prepare)}
+    if nanogpt:
+        script = Path(nanogpt, 'data', 'openwebtext', 'prepare.py').read_text()
+        # the same script on local text, with the same vocabulary from one file, on the cores there are
+        script = script.replace(
+            'load_dataset("openwebtext"', f'load_dataset("json", data_files="{work}/text.jsonl"'
+        )
+        script = script.replace('get_encoding("gpt2")', 'get_encoding("r50k_base")')
+        script = re.sub(r'num_proc = 8', f'num_proc = {psutil.cpu_count()}', script)
+        script = script.replace(
+            'total_batches = 1024', 'total_batches = min(1024, len(dset))'
+        )  # a small val split
+        (work / 'nanogpt_prepare.py').write_text(script)
+        sides['nanoGPT'] = lambda: timed('nanoGPT', work / 'nanogpt_prepare.py')
+    take_turns(f'preparing {text_bytes / 1e6:.0f} MB', 'MB/s', sides)
+    for name, peak in peaks.items():
+        print(f'  peak memory of all processes: {name} {peak / 1e6:,.0f} MB')
+
+
+def write_text(path):
+    """Real text that every machine has: Python sources, as JSON lines -> their bytes."""
+    total = 0
+    with open(path, 'w') as out:
+        for root in (sysconfig.get_paths()['stdlib'], sysconfig.get_paths()['purelib']):
+            for file in sorted(Path(root).rglob('*.py')):
+                if total >= megabytes * 1e6:
+                    return total
+                text = file.read_bytes().decode(errors='ignore')
+                out.write(json.dumps({'text': text}) + '\n')
+                total += len(text.encode())
+    return total
+
+
+def run_measuring_memory(command, cwd):
+    """Run a Python script to its end -> the highest sum of the resident memory of it and its children, in bytes."""
+    peak, finished = 0, threading.Event()
+    environment = {
+        'HF_HOME': str(cwd / f'cache-{time.time()}')
+    }  # datasets would find its last result in a cache
+    process = psutil.Popen(
+        [sys.executable, *map(str, command)], cwd=cwd, env=os.environ | environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def watch():
+        nonlocal peak
+        while not finished.wait(0.1):
+            try:
+                peak = max(
+                    peak, sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])
+                )
+            except psutil.Error:
+                pass  # a child ended while it was looked at
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    _, errors = process.communicate()
+    finished.set()
+    watcher.join()
+    if process.returncode:
+        fail(f'{" ".join(map(str, command))} failed: {errors.strip().splitlines()[-1]}')
+    return peak
+
+
+if __name__ == '__main__':
+    configure(globals(), positional=['what'])
+    main()

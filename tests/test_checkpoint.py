@@ -1,0 +1,229 @@
+"""checkpoint.py: what stays, what survives a crash or a full disk, and what is not executed."""
+
+import math
+import os
+import pickle
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ends_in_one_line
+
+import checkpoint
+import tokenizer
+from model import Config, Transformer
+
+INTACT = ['config.json', 'model.safetensors', 'optimizer.pt', 'state.json', 'tokenizer.json']
+
+
+def parts(seed=0, n_embd=32):
+    """A model with an optimizer that has made a step, and a scaler."""
+    torch.manual_seed(seed)
+    model = Transformer(Config(vocab_size=512, block_size=16, n_layer=1, n_head=2, n_embd=n_embd))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model(torch.arange(8)[None], torch.arange(8)[None]).backward()
+    optimizer.step()
+    return model, optimizer, torch.amp.GradScaler('cpu', enabled=False)
+
+
+@pytest.fixture
+def save(workspace, tmp_path):
+    """A function that saves a step of a run into tmp_path/out."""
+    made = parts()
+
+    def save(step, val_loss, run='a', out_dir=tmp_path / 'out', made=made):
+        state = dict(step=step, val_loss=val_loss, run=run, best_val_loss=math.inf)
+        return checkpoint.save(out_dir, state, *made, workspace / 'data' / 'tiny')
+
+    return save
+
+
+def steps(out_dir):
+    return [checkpoint.read_state(path)['step'] for path in checkpoint.every(out_dir)]
+
+
+def test_a_checkpoint_comes_back_and_needs_nothing_else(save, tmp_path, workspace, monkeypatch):
+    model, optimizer, scaler = parts()
+    path = save(7, 1.5)
+    assert path.name == 'step-00000007' and sorted(p.name for p in path.iterdir()) == INTACT
+    shutil.move(path, tmp_path / 'elsewhere')
+    monkeypatch.chdir(tmp_path)
+    again, vocabulary = checkpoint.load('elsewhere', 'no-such-directory')
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+    assert vocabulary.hash == tokenizer.load(str(workspace / 'data' / 'tiny')).hash
+
+    _, other, _ = parts(seed=1)
+    checkpoint.load_optimizer(tmp_path / 'elsewhere', other, scaler)
+    for ours, theirs in zip(optimizer.state.values(), other.state.values(), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ('step', 'exp_avg', 'exp_avg_sq'))
+
+
+def test_the_newest_and_the_best_stay(save, tmp_path):
+    out, losses = tmp_path / 'out', [3.0, 1.0, 2.0, None, 1.5, 0.5, 0.7, None]
+    for step, loss in enumerate(losses):
+        save(step, loss)
+        so_far = {s: value for s, value in enumerate(losses[: step + 1]) if value is not None}
+        best = min(so_far, key=so_far.get)
+        assert steps(out) == sorted({best, step})
+        assert checkpoint.latest(out).name == f'step-{step:08d}'
+        assert checkpoint.best(out).name == f'step-{best:08d}'
+    assert len(os.listdir(out)) == 2  # nothing hidden is left either
+
+
+def test_never_evaluated_checkpoints_have_their_newest_as_best(save, tmp_path):
+    for step in (1, 2):
+        save(step, None)
+    assert steps(tmp_path / 'out') == [2] and checkpoint.best(tmp_path / 'out').name == 'step-00000002'
+
+
+def test_a_checkpoint_is_its_own_best(save):
+    path = save(3, 1.0)
+    assert checkpoint.best(path) == path
+
+
+def test_an_earlier_runs_checkpoints_stay_until_the_new_run_has_one(save, tmp_path):
+    for step, loss in ((10, 0.1), (20, 0.2)):
+        save(step, loss, run='earlier')
+    assert steps(tmp_path / 'out') == [10, 20]
+    save(5, 3.0, run='new')
+    assert steps(tmp_path / 'out') == [5]
+
+
+def test_what_a_crash_left_half_written_is_not_a_checkpoint(save, tmp_path):
+    path, out = save(10, 1.0), tmp_path / 'out'
+    shutil.copytree(path, out / '.step-00000020.partial')
+    shutil.copytree(path, out / 'step-00000020.partial')
+    (out / 'step-00000030').mkdir()
+    assert checkpoint.every(out) == [path]
+    assert save(20, 2.0).name == 'step-00000020' and steps(out) == [10, 20]
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL: nothing in the code may catch it."""
+
+
+@pytest.mark.parametrize(
+    'earlier, now',
+    [
+        ([('a', 10, 1.0), ('a', 20, 2.0)], ('a', 30, 0.5)),  # two go at once
+        ([('a', 10, 0.1), ('a', 20, 0.2)], ('b', 5, 3.0)),  # an earlier run's go
+        ([('a', 10, 1.0)], ('a', 10, 1.0)),  # a resumed run saves the step it began with again
+    ],
+    ids=['deletes', 'new run', 'overwrites'],
+)
+def test_killed_at_any_moment_a_whole_checkpoint_remains(save, tmp_path, monkeypatch, earlier, now):
+    """The process ends before its nth change of the disk, for each n: every checkpoint listed can be loaded."""
+    for moment in range(100):
+        out, calls = tmp_path / f'out{moment}', 0
+        for run, step, loss in earlier:
+            save(step, loss, run, out)
+
+        def mortal(original, moment=moment):
+            def call(*args, **kwargs):
+                nonlocal calls
+                calls += 1
+                if calls > moment:
+                    raise Killed
+                return original(*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patched:
+            for name in ('unlink', 'rmdir', 'mkdir', 'rename', 'replace', 'fsync'):
+                patched.setattr(os, name, mortal(getattr(os, name)))
+            run, step, loss = now
+            try:
+                save(step, loss, run, out)
+                finished = True
+            except Killed:
+                finished = False
+        assert checkpoint.every(out), moment
+        for path in {*checkpoint.every(out), checkpoint.latest(out), checkpoint.best(out)}:
+            model, optimizer, scaler = parts(seed=1)
+            assert checkpoint.load_model(path).config == model.config
+            checkpoint.load_optimizer(path, optimizer, scaler)
+        if finished:
+            assert moment > 10
+            return
+    raise AssertionError('never finished')
+
+
+@pytest.fixture
+def full_disk():
+    """Files of this process cannot grow past `full_disk(bytes)`: the system refuses to write, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize('size', [2_000, 100_000, 250_000])  # tokenizer or weights, weights, optimizer
+def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(save, tmp_path, capsys, full_disk, size):
+    path, out = save(1, 1.0), tmp_path / 'out'
+    sizes = {p.name: p.stat().st_size for p in path.iterdir()}
+    assert sizes['tokenizer.json'] < 100_000 < sizes['model.safetensors'] < 250_000 < sizes['optimizer.pt']
+    with ends_in_one_line(capsys, 'cannot write the checkpoint', 'step-00000002'):
+        full_disk(size)
+        save(2, 0.5)
+    assert os.listdir(out) == ['step-00000001'] and checkpoint.load_model(path)
+
+
+def test_an_out_dir_that_is_a_file_ends_in_one_line(save, tmp_path, capsys):
+    (tmp_path / 'file').write_text('precious')
+    with ends_in_one_line(capsys, 'cannot write the checkpoint'):
+        save(1, 1.0, out_dir=tmp_path / 'file')
+    assert (tmp_path / 'file').read_text() == 'precious'
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize('write', [pickle.dumps, None])
+def test_a_pickle_with_code_in_it_is_refused_without_running_it(save, tmp_path, capsys, write):
+    path, trap = save(1, 1.0), {'optimizer': Trap(tmp_path / 'sprung'), 'scaler': {}}
+    if write:
+        (path / 'optimizer.pt').write_bytes(write(trap))
+    else:
+        torch.save(trap, path / 'optimizer.pt')
+    _, optimizer, scaler = parts()
+    with ends_in_one_line(capsys, 'cannot load', 'optimizer.pt'):
+        checkpoint.load_optimizer(path, optimizer, scaler)
+    assert not (tmp_path / 'sprung').exists()
+
+
+def test_damaged_files_end_in_one_line(save, tmp_path, capsys):
+    path = save(1, 1.0)
+    for name, load in (
+        ('optimizer.pt', lambda: checkpoint.load_optimizer(path, *parts()[1:])),
+        ('model.safetensors', lambda: checkpoint.load_model(path)),
+        ('config.json', lambda: checkpoint.load_model(path)),
+        ('state.json', lambda: checkpoint.best(tmp_path / 'out')),
+        ('tokenizer.json', lambda: checkpoint.load('resume', path)),
+    ):
+        whole = (path / name).read_bytes()
+        (path / name).write_bytes(whole[: len(whole) // 2])
+        with ends_in_one_line(capsys, str(path)):
+            load()
+        (path / name).write_bytes(whole)
+
+
+def test_an_optimizer_of_another_model_ends_in_one_line(save, capsys):
+    path = save(1, 1.0)
+    model = Transformer(Config(vocab_size=512, block_size=16, n_layer=2, n_head=2, n_embd=32))
+    with ends_in_one_line(capsys, 'optimizer.pt'):
+        checkpoint.load_optimizer(path, torch.optim.AdamW(model.parameters()), parts()[2])
+
+
+def test_no_checkpoint_ends_in_one_line(tmp_path, capsys):
+    for missing in (tmp_path, tmp_path / 'nowhere'):
+        with ends_in_one_line(capsys, 'no checkpoint', str(missing)):
+            checkpoint.load('resume', missing)

@@ -1,0 +1,450 @@
+"""Settings: files and flags over a script's globals; every mistake is one line and exit code 2."""
+
+import ast
+import math
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, one_line, run
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+import config
+import sources
+
+SCRIPT = '''"""A script.
+
+    python script.py
+"""
+import math
+
+from config import configure
+
+outside = 1
+# -----------------------------------------------------------------------------
+# the run
+start = 'once'  # where it begins
+steps = 10  # how many
+rate = 0.5  # how fast
+loud = False  # say it
+quiet = True
+betas = (0.9, 0.95)
+# -----------------------------------------------------------------------------
+after = 1
+'''
+
+
+@pytest.fixture
+def settle(tmp_path):
+    """settle(argv...) runs configure() on SCRIPT -> the settings; each call starts afresh."""
+    (tmp_path / 'script.py').write_text(SCRIPT)
+
+    def settle(*argv, **keywords):
+        script = runpy.run_path(str(tmp_path / 'script.py'))
+        settle.script = script | {'__file__': str(tmp_path / 'script.py')}
+        return config.configure(settle.script, list(argv), **keywords)
+
+    return settle
+
+
+@pytest.fixture
+def refused(settle, capfd):
+    """refused(words, argv...) -> the one line that configure() ends with, which must hold the words."""
+
+    def refused(words, *argv, **keywords):
+        with pytest.raises(SystemExit) as end:
+            settle(*argv, **keywords)
+        assert end.value.code == 2
+        out, err = capfd.readouterr()
+        assert out == '' and err.startswith('error: ') and err.count('\n') == 1, err
+        for word in words:
+            assert word in err, err
+        return err
+
+    return refused
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name='changes.py'):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_settings_are_the_names_of_the_block_and_reach_the_globals(settle):
+    assert settle('--steps=3') == dict(
+        start='once', steps=3, rate=0.5, loud=False, quiet=True, betas=(0.9, 0.95)
+    )
+    assert settle.script['steps'] == 3 and settle.script['after'] == 1
+
+
+def test_files_come_before_flags_wherever_they_stand_and_later_ones_win(settle, write):
+    first, second = write('steps = 1\nrate = 0.1\nstart = "a"'), write('steps = 2\nrate = 0.2', 'second.py')
+    settings = settle('--steps=3', first, second)
+    assert (settings['steps'], settings['rate'], settings['start']) == (3, 0.2, 'a')
+    assert settle(second, first)['steps'] == 1
+    assert settle('--steps=3', '--steps=4')['steps'] == 4
+
+
+@pytest.mark.parametrize(
+    'flag, value',
+    [
+        ('--steps=-7', -7),
+        ('--rate=1', 1.0),
+        ('--rate=1e-3', 0.001),
+        ('--loud=True', True),
+        ('--loud', True),
+        ('--betas=(0.9, 0.99)', (0.9, 0.99)),
+        ('--start=a=b=c', 'a=b=c'),
+        ('--start=', ''),
+        ('--start=123', '123'),
+        ('--start=None', 'None'),
+        ('--start="two words"', 'two words'),
+        ("--start='123'", '123'),
+        ('--start=--help me', '--help me'),
+        ('--start=config/x.py', 'config/x.py'),
+    ],
+)
+def test_flag_becomes(settle, flag, value):
+    name = flag.lstrip('-').partition('=')[0]
+    got = settle(flag)[name]
+    assert got == value and type(got) is type(value)
+
+
+@given(st.text())
+@example('{[]}')  # a literal in form, but no value: sets of lists cannot be
+@example('{{}}: a template')
+@example('[' * 500)
+@example('1_0')
+def test_text_that_is_no_quoted_string_is_kept_as_it_stands(text):
+    try:
+        assume(not isinstance(ast.literal_eval(text), str))
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        pass
+    assert config.literal(text, 'default') == text
+
+
+@pytest.mark.parametrize(
+    'words, argv',
+    [
+        (['stpes', 'steps?'], ['--stpes=3']),
+        (["'zzzzzz'", '--help'], ['--zzzzzz=3']),
+        (["'outside'"], ['--outside=3']),  # a global, but not in the block
+        (['steps', 'int', '2.5'], ['--steps=2.5']),
+        (['steps', 'int', 'True'], ['--steps=True']),
+        (['rate', 'float', "'fast'"], ['--rate=fast']),
+        (['loud', 'bool', '1'], ['--loud=1']),
+        (['betas', 'tuple'], ['--betas=3']),
+        (['--quiet=VALUE'], ['--quiet']),
+        (['config file 3', '--name=value'], ['--steps', '3']),  # a value set apart is taken for a file
+        (['--steps=VALUE'], ['-steps=3']),
+        (['missing.py'], ['missing.py']),
+        (['config file steps=3', '--name=value'], ['steps=3']),  # the dashes forgotten
+    ],
+)
+def test_mistakes_on_the_command_line(refused, words, argv):
+    refused(words, *argv)
+
+
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ('stpes = 3', ['stpes', 'did you mean steps?']),
+        ('steps = "3"', ['steps', 'int', "'3'"]),
+        ('start = int', ['start', 'str']),  # a class is a value of the wrong type, not an import to pass over
+        ('a = 1\nsteps = = 3', ['line 2', 'syntax']),
+        ('steps = 1 / 0', ['ZeroDivisionError']),
+        ('import no_such_module', ['ModuleNotFoundError', 'no_such_module']),
+    ],
+)
+def test_mistakes_in_a_config_file_name_the_file(refused, write, text, words):
+    refused(['changes.py', *words], write(text))
+
+
+def test_a_config_file_that_is_not_utf8_or_a_directory(refused, tmp_path):
+    (tmp_path / 'latin.py').write_bytes('start = "é"'.encode('latin-1'))
+    refused(['latin.py'], str(tmp_path / 'latin.py'))
+    refused([str(tmp_path)], str(tmp_path))
+
+
+def test_a_config_file_computes_reads_settings_imports_and_keeps_private_names(settle, write):
+    text = 'import time\nfrom math import sqrt\n_half = steps // 2\nsteps = _half + 1\nrate = sqrt(4)\nstart = str(time.time())\n'
+    settings = settle(write(text))
+    assert settings['steps'] == 6 and settings['rate'] == 2.0 and float(settings['start']) > 0
+    assert set(settings) == {'start', 'steps', 'rate', 'loud', 'quiet', 'betas'}
+
+
+def test_a_config_file_may_build_on_another(settle, write):
+    base, derived = (
+        write('steps = 7\nrate = 0.7', 'base.py'),
+        write('rate = 0.8\nsteps = steps * 2', 'two.py'),
+    )
+    assert settle(base, derived)['steps'] == 14
+
+
+def test_bare_words_fill_positional_settings_before_files(settle, write):
+    settings = settle('never', write('steps = 2'), positional=['start'])
+    assert settings['start'] == 'never' and settings['steps'] == 2
+
+
+def test_only_the_first_process_of_torchrun_speaks(settle, monkeypatch, capfd):
+    for rank, lines in (('0', 1), ('1', 0)):
+        monkeypatch.setenv('RANK', rank)
+        with pytest.raises(SystemExit) as end:
+            settle('--stpes=3')
+        assert end.value.code == 2 and capfd.readouterr().err.count('\n') == lines
+
+
+def test_help_prints_the_block_with_its_comments_and_ends_well(settle, capsys):
+    with pytest.raises(SystemExit) as end:
+        settle('--steps=nonsense', '--help')
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    block = SCRIPT.split('# ' + '-' * 77 + '\n')[1]
+    assert block.strip() in out and 'python script.py' in out and 'after' not in out and 'outside' not in out
+
+
+@pytest.mark.parametrize('script', ['train', 'eval', 'sample', 'prepare', 'tokenizer'])
+def test_help_of_every_script_explains_its_settings(script, capsys):
+    module = __import__(script)
+    with pytest.raises(SystemExit):
+        config.configure(dict(vars(module)), ['--help'])
+    out = capsys.readouterr().out
+    for name, value in config.configure(dict(vars(module)), []).items():
+        assert re.search(rf'^{name} = ', out, re.MULTILINE), name
+        assert isinstance(value, str | int | float | bool | tuple)
+
+
+# --- config files ---------------------------------------------------------------
+
+
+def train_settings(*argv):
+    import train
+
+    return config.configure(dict(vars(train)), [str(a) for a in argv])
+
+
+@pytest.mark.parametrize(
+    'path', sorted(p for p in (ROOT / 'config').glob('*.py') if p.stem != '__init__'), ids=lambda p: p.stem
+)
+def test_our_config_files_load_and_make_sense(path):
+    settings = train_settings(path)
+    assert settings['dataset'] in sources.SOURCES
+    assert settings['n_embd'] % settings['n_head'] == 0
+    assert settings['warmup_iters'] < settings['lr_decay_iters'] or not settings['decay_lr']
+    assert settings['objective'] == ('masked' if settings['arch'].startswith('bert') else 'causal')
+    named = re.findall(r'config/\w+\.py', path.read_text().split('\n\n')[0])
+    assert set(named) == {f'config/{path.name}'}  # the command at its top runs this file
+
+
+# What nanoGPT's own config files assign, written as they write it.
+NANOGPT = {
+    'train_shakespeare_char': """
+out_dir = 'out-shakespeare-char'
+eval_interval = 250 # keep frequent because we'll overfit
+eval_iters = 200
+log_interval = 10 # don't print too too often
+
+# we expect to overfit on this small dataset, so only save when val improves
+always_save_checkpoint = False
+
+wandb_log = False # override via command line if you like
+wandb_project = 'shakespeare-char'
+wandb_run_name = 'mini-gpt'
+
+dataset = 'shakespeare_char'
+gradient_accumulation_steps = 1
+batch_size = 64
+block_size = 256 # context of up to 256 previous characters
+
+n_layer = 6
+n_head = 6
+n_embd = 384
+dropout = 0.2
+
+learning_rate = 1e-3 # with baby networks can afford to go a bit higher
+max_iters = 5000
+lr_decay_iters = 5000 # make equal to max_iters usually
+min_lr = 1e-4 # learning_rate / 10 usually
+beta2 = 0.99 # make a bit bigger because number of tokens per iter is small
+
+warmup_iters = 100 # not super necessary potentially
+
+# device = 'cpu'  # run on cpu only
+# compile = False # do not torch compile the model
+""",
+    'finetune_shakespeare': """
+import time
+
+out_dir = 'out-shakespeare'
+eval_interval = 5
+eval_iters = 40
+wandb_log = False # feel free to turn on
+wandb_project = 'shakespeare'
+wandb_run_name = 'ft-' + str(time.time())
+
+dataset = 'shakespeare'
+init_from = 'gpt2-xl' # this is the largest GPT-2 model
+
+always_save_checkpoint = False
+
+batch_size = 1
+gradient_accumulation_steps = 32
+max_iters = 20
+
+learning_rate = 3e-5
+decay_lr = False
+""",
+    'train_gpt2': """
+wandb_log = True
+wandb_project = 'owt'
+wandb_run_name='gpt2-124M'
+
+# 12 batch size * 1024 block size * 5 gradaccum * 8 GPUs = 491,520
+batch_size = 12
+block_size = 1024
+gradient_accumulation_steps = 5 * 8
+
+# this makes total number of tokens be 300B
+max_iters = 600000
+lr_decay_iters = 600000
+
+eval_interval = 1000
+eval_iters = 200
+log_interval = 10
+
+weight_decay = 1e-1
+""",
+    'eval_gpt2': """
+batch_size = 8
+eval_iters = 500 # use more iterations to get good estimate
+eval_only = True
+wandb_log = False
+init_from = 'gpt2'
+""",
+}
+
+# what nanoGPT's train.py has before any of them, and this train.py must therefore have too; `device`, `dtype` and
+# `backend` stand here by the hardware instead
+NANOGPT_DEFAULTS = dict(
+    out_dir='out',
+    eval_interval=2000,
+    log_interval=1,
+    eval_iters=200,
+    eval_only=False,
+    always_save_checkpoint=True,
+    init_from='scratch',
+    wandb_log=False,
+    wandb_project='owt',
+    wandb_run_name='gpt2',
+    dataset='openwebtext',
+    gradient_accumulation_steps=40,
+    batch_size=12,
+    block_size=1024,
+    n_layer=12,
+    n_head=12,
+    n_embd=768,
+    dropout=0.0,
+    bias=False,
+    learning_rate=6e-4,
+    max_iters=600000,
+    weight_decay=1e-1,
+    beta1=0.9,
+    beta2=0.95,
+    grad_clip=1.0,
+    decay_lr=True,
+    warmup_iters=2000,
+    lr_decay_iters=600000,
+    min_lr=6e-5,
+    compile=True,
+)
+
+
+@pytest.mark.parametrize('name', NANOGPT)
+def test_nanogpts_config_files_mean_the_same_here(name, write):
+    expected = dict(NANOGPT_DEFAULTS)
+    exec(NANOGPT[name], {}, expected)  # as nanoGPT's configurator does
+    expected.pop('time', None)
+    settings = train_settings(write(NANOGPT[name]))
+    run_name = expected.pop('wandb_run_name')
+    assert {key: settings[key] for key in expected} == expected
+    assert settings['wandb_run_name'][:3] == run_name[:3]  # finetune_shakespeare's holds the time
+
+
+def test_nanogpts_cpu_command_line_is_understood(write):
+    flags = (
+        '--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 '
+        '--n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0'
+    )
+    settings = train_settings(write(NANOGPT['train_shakespeare_char']), *flags.split())
+    assert settings['device'] == 'cpu' and settings['compile'] is False and settings['beta2'] == 0.99
+    assert (settings['n_embd'], settings['dropout'], settings['batch_size']) == (128, 0.0, 12)
+
+
+def test_nanogpts_sampling_command_line_is_understood():
+    import sample
+
+    start = 'What is the answer to life, the universe, and everything?'
+    argv = ['--init_from=gpt2-xl', f'--start={start}', '--num_samples=5', '--max_new_tokens=100']
+    argv += [
+        '--temperature=0.8',
+        '--top_k=200',
+        '--seed=1337',
+        '--device=cpu',
+        '--dtype=float32',
+    ]
+    settings = config.configure(dict(vars(sample)), argv)
+    assert settings['start'] == start and settings['num_samples'] == 5 and settings['top_k'] == 200
+
+
+def test_whole_command_with_a_misspelt_setting(tmp_path):
+    one_line('prepare.py books --val_fracton=0.1', tmp_path, 'val_fracton', 'did you mean val_fraction?')
+    (tmp_path / 'mine.py').write_text('val_fracton = 0.1')
+    one_line('prepare.py books mine.py', tmp_path, 'mine.py', 'did you mean val_fraction?')
+    assert 'val_fraction = ' in run('prepare.py --help', tmp_path)[0]
+
+
+# --- figures for people -----------------------------------------------------------
+
+
+@given(st.integers(0, 10**16))
+@example(999)
+@example(999_999)  # must not become 1e+03K
+@example(989 * 10**12)  # an H100's FLOP/s
+def test_size_reads_back_within_half_a_percent_and_is_short(n):
+    text = config.size(n)
+    number, unit = re.fullmatch(r'(\d+(?:\.\d+)?)([KMBTP]?)', text).groups()
+    scale = dict(zip(['', *'KMBTP'], (1000.0**i for i in range(6)), strict=True))[unit]
+    assert math.isclose(float(number) * scale, n, rel_tol=0.005) and len(text) <= 6
+
+
+@given(st.floats(0, 10**7))
+@example(59.6)
+@example(3599.9)
+@example(86399.7)
+def test_clock_reads_back_within_its_smallest_unit(seconds):
+    text = config.clock(seconds)
+    parts = re.findall(r'(\d+)([dhms])', text)
+    units = dict(d=86400, h=3600, m=60, s=1)
+    assert ''.join(n + u for n, u in parts) == text and len(parts) <= 2
+    assert abs(sum(int(n) * units[u] for n, u in parts) - seconds) <= units[parts[-1][1]]
+    assert all(int(n) < {'h': 24, 'm': 60, 's': 60}.get(u, 1e9) for n, u in parts)
+
+
+def test_progress_in_a_log_is_whole_lines_and_short_work_says_nothing(capfd):
+    with config.progress('reading', 10, 'B') as bar:
+        bar.update(10)
+    assert capfd.readouterr().err == ''
+    program = (
+        'import sys, time; sys.path.insert(0, sys.argv[1]); import config\n'
+        'bar = config.progress("reading", 10, "B"); bar.delay = 0; bar.mininterval = 0\n'
+        'for _ in range(4): bar.update(1); time.sleep(0.01)\n'
+    )
+    done = subprocess.run([sys.executable, '-c', program, str(ROOT)], capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    assert lines and all(line.startswith('reading: ') and '\r' not in line for line in lines), done
