@@ -17,19 +17,20 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
-import unicodedata
 from collections import Counter, deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
 
 import tokenizer as vocabularies
 from config import configure, fail, progress
-from sources import SOURCES, documents, hub_documents, hub_revision, local_files
+from sources import SOURCES, clean, documents, hub_documents, hub_revision, local_files
 
 # -----------------------------------------------------------------------------
 name = ''  # the data set: data/NAME is written; a name of sources.py brings its source and the defaults below
@@ -50,24 +51,6 @@ FEW = 100  # fewer documents than this are split by position: a hash would leave
 BATCH = 1 << 20  # characters a worker gets at a time
 
 
-# --- cleaning -----------------------------------------------------------------
-
-# C0 and C1 control characters but tab and line end, and lone surrogates (JSON can hold them, UTF-8 cannot)
-CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]')
-
-
-def clean(text, counts):
-    """Line ends made \\n, control characters removed, Unicode NFC; what changed is added to `counts`."""
-    if '\r' in text:
-        text = text.replace('\r\n', '\n').replace('\r', '\n')
-    text, removed = CONTROL.subn('', text)
-    counts['control characters removed'] += removed
-    if not text.isascii() and not unicodedata.is_normalized('NFC', text):
-        text = unicodedata.normalize('NFC', text)
-        counts['documents changed by NFC'] += 1
-    return text
-
-
 def fingerprint(text):
     """64 bits of the text's hash: equal for equal documents; among 100M others a false match has odds of 1 in 3,700."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little')
@@ -80,7 +63,14 @@ def start_worker(directory):
     global vocabulary
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
     os.environ['TOKENIZERS_PARALLELISM'] = 'false'  # the processes are the parallelism
+    threading.Thread(target=end_with_parent, daemon=True).start()
     vocabulary = vocabularies.load(directory)
+
+
+def end_with_parent():
+    """A worker whose main process was killed would wait for its next task forever."""
+    wait([parent_process().sentinel])
+    os._exit(1)
 
 
 def tokenize(task):
@@ -137,8 +127,12 @@ def cut_by_position(texts, done, counts):
     characters is the training split, as in nanoGPT.
     """
     seen = set()
-    lengths = [(len(text), fingerprint(text)) for text in (clean(t, Counter()) for t in texts())]
-    lengths = [0 if mark in seen or seen.add(mark) else length for length, mark in lengths]  # 0: seen before
+    lengths = []  # of each document in characters; 0 where it is blank or seen before
+    for text in texts():
+        text = clean(text, Counter())
+        mark = fingerprint(text)
+        lengths.append(len(text) if text.strip() and mark not in seen else 0)
+        seen.add(mark)
     left = int(sum(lengths) * (1 - val_fraction))  # characters of the training split still to come
     for text, length in zip(texts(done), lengths, strict=True):
         text = clean(text, counts)
@@ -215,11 +209,19 @@ def settle_settings():
     tokenizer = tokenizer or source.get('tokenizer', 'gpt2')
     vocab_size = vocab_size or source.get('vocab_size', 8192)
     val_fraction = val_fraction or source.get('val_fraction', 0.01)
-    num_proc = num_proc or len(
-        os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else range(os.cpu_count())
-    )
+    num_proc = num_proc or cores()
+    if files and hub:
+        fail('give --files or --hub, not both')
+    for setting in ('num_proc', 'max_documents', 'vocab_size', 'tokenizer_chars'):
+        if globals()[setting] < 0:
+            fail(f'{setting} = {globals()[setting]} should not be negative')
     if not 0 < val_fraction < 1:
         fail(f'val_fraction = {val_fraction} should lie between 0 and 1')
+
+
+def cores():
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def main():

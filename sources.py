@@ -1,4 +1,4 @@
-"""Where text comes from: named corpora, local files of many formats, data sets of the Hugging Face hub.
+"""Where text comes from: named corpora, local files of many formats, data sets of the Hugging Face hub; and `clean`.
 
 Everything here is a stream of documents, one str each: memory does not grow with the corpus and nothing is
 copied to disk. A text file is one document; a long one is cut into several at a line end.
@@ -13,7 +13,10 @@ import os
 import re
 import sysconfig
 import tempfile
+import unicodedata
+import urllib.parse
 import urllib.request
+import zlib
 
 from config import fail, progress
 
@@ -49,6 +52,8 @@ def local_files(pattern):
         return standard_library()
     if pattern.startswith(('http://', 'https://')):
         return [download(pattern)]
+    if os.path.isfile(os.path.expanduser(pattern)):  # its name may hold [ or *
+        return [os.path.expanduser(pattern)]
     found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
     paths = [p for p in found if os.path.isfile(p)]
     if not paths:
@@ -73,13 +78,16 @@ def standard_library():
 
 def download(url):
     """Fetch a URL into a temporary file that goes when the program ends -> its path."""
-    kept = tempfile.NamedTemporaryFile(suffix=os.path.basename(url), delete=True)  # noqa: SIM115
+    name = os.path.basename(urllib.parse.urlparse(url).path)  # its ending tells the format
+    kept = tempfile.NamedTemporaryFile(suffix=name)
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             with progress('downloading', int(response.headers.get('Content-Length', 0)), 'B') as bar:
                 while block := response.read(1 << 20):
                     kept.write(block)
                     bar.update(len(block))
+                if bar.total and bar.n < bar.total:
+                    raise OSError(f'it broke off after {bar.n:,} of {bar.total:,} bytes')
     except OSError as e:  # URLError and time-outs are OSErrors
         fail(f'cannot download {url}: {getattr(e, "reason", e)}; with the file at hand, use --files=PATH')
     kept.flush()
@@ -109,7 +117,7 @@ def documents(paths, text_field='text', done=lambda n: None):
                 done(os.path.getsize(path) - told)
         except UnicodeDecodeError as e:
             fail(f'{path} is not UTF-8 text ({e.reason} near byte {e.start:,}); convert it or leave it out')
-        except (OSError, EOFError) as e:
+        except (OSError, EOFError, zlib.error) as e:
             fail(f'cannot read {path}: {getattr(e, "strerror", None) or e}')
 
 
@@ -121,9 +129,9 @@ def decompressed(raw, compressed):
     if compressed == '.gz':
         return gzip.GzipFile(fileobj=raw)
     if compressed == '.zst':
-        import zstandard
+        import pyarrow
 
-        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        return io.BufferedReader(pyarrow.CompressedInputStream(raw, 'zstd'))
     return raw
 
 
@@ -137,11 +145,18 @@ def long_text(stream, path, text_field):
 
 
 def json_lines(stream, path, text_field):
-    for number, line in enumerate(io.TextIOWrapper(stream, encoding='utf-8-sig'), 1):
-        if not line.strip():
+    place = 0
+    for number, line in enumerate(stream, 1):  # lines of bytes, so that an error can name its place
+        try:
+            text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
+        except UnicodeDecodeError as e:
+            e.start += place
+            raise
+        place += len(line)
+        if not text.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(text)
         except ValueError as e:
             fail(f'{path}, line {number}: not JSON: {e}')
         if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
@@ -158,6 +173,9 @@ def parquet_rows(stream, path, text_field):
             fail(
                 f'{path} has no field {text_field!r}, only {", ".join(file.schema_arrow.names)}; use --text_field'
             )
+        kind = str(file.schema_arrow.field(text_field).type)
+        if kind not in ('string', 'large_string'):
+            fail(f'{path} holds {kind} in the field {text_field!r}, not text; name another with --text_field')
         for batch in file.iter_batches(batch_size=1024, columns=[text_field]):
             yield from (text for text in batch.column(0).to_pylist() if text is not None)
     except pyarrow.ArrowException as e:
@@ -193,23 +211,42 @@ def hub_documents(hub, hub_config, split, revision, text_field, done):
         first = next(rows, {text_field: ''})
     except Exception as e:  # datasets raises what its many readers raise
         fail(f'cannot read the data set {where}: {str(e).strip().splitlines()[0]}')
-    if not isinstance(first.get(text_field), str):
+    if text_field not in first or not isinstance(first[text_field], str | None):
         fail(
             f'the data set {where} has no text in the field {text_field!r}, only {", ".join(first)}; use --text_field'
         )
     texts = (row[text_field] for row in itertools.chain([first], rows) if row[text_field])
-    for text in articles(texts) if hub.endswith('/wikitext') else texts:
-        yield text
-        done(1)
+    try:
+        for text in articles(texts) if hub.endswith('/wikitext') else texts:
+            yield text
+            done(1)
+    except Exception as e:
+        fail(f'cannot read the data set {where}: {str(e).strip().splitlines()[0]}')
 
 
 def articles(lines):
     """Wikitext holds a line a row: join them into articles, each of which begins with ` = Title = `."""
     article = []
     for line in lines:
-        if re.fullmatch(r' = [^=].*[^=] = \n', line) and article:
+        if re.fullmatch(r' = [^=](.*[^=])? = \n', line) and article:
             yield ''.join(article)
             article = []
         article.append(line)
     if article:
         yield ''.join(article)
+
+
+# C0 and C1 control characters but tab and line end, and lone surrogates (JSON can hold them, UTF-8 cannot)
+CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]')
+
+
+def clean(text, counts):
+    """Line ends made \\n, control characters removed, Unicode NFC; what changed is added to `counts`."""
+    if '\r' in text:
+        text = text.replace('\r\n', '\n').replace('\r', '\n')
+    text, removed = CONTROL.subn('', text)
+    counts['control characters removed'] += removed
+    if not text.isascii() and not unicodedata.is_normalized('NFC', text):
+        text = unicodedata.normalize('NFC', text)
+        counts['documents changed by NFC'] += 1
+    return text

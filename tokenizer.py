@@ -11,12 +11,13 @@ reads `<|endoftext|>` or `[MASK]` as what they stand for.
 import hashlib
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from config import configure, fail, progress
-from sources import documents, local_files
+from sources import clean, documents, local_files
 
 # -----------------------------------------------------------------------------
 command = ''  # what to do: train
@@ -127,18 +128,24 @@ class Learned(Tokenizer):
         for role, spellings in SPECIAL.items():
             known = [s for s in spellings if self.hf.token_to_id(s) is not None]
             spelling = known[0] if known else spellings[0]
-            self.hf.add_special_tokens(
-                [spelling]
-            )  # gives an id to what has none and leaves the others theirs
+            self.hf.add_special_tokens([spelling])  # gives an id to what has none, leaves the others theirs
             self.special[role] = self.hf.token_to_id(spelling)
         self.spelled = {t.content: i for i, t in self.hf.get_added_tokens_decoder().items() if t.special}
         self.hf.encode_special_tokens = True  # the library's name for: text that spells one is ordinary text
-        self.vocab_size = max(self.hf.get_vocab().values()) + 1
+        ids = self.hf.get_vocab().values()
+        self.vocab_size = max(ids) + 1
+        if len(set(ids)) < self.vocab_size:  # the library would give added tokens the ids of others
+            raise ValueError('some ids have no token, or two')
         self.hash = hashlib.sha256(self.hf.to_str().encode()).hexdigest()
 
     def encode_pieces(self, texts):
-        encoded = self.hf.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(e.ids, dtype=self.dtype) for e in encoded]
+        ids = []
+        for i in range(
+            0, len(texts), 64
+        ):  # not all at once: in the library's own form a token takes 70 bytes
+            encoded = self.hf.encode_batch_fast(texts[i : i + 64], add_special_tokens=False)
+            ids += [np.array(e.ids, dtype=self.dtype) for e in encoded]
+        return ids
 
     def decode(self, ids):
         """ids -> text; bytes that are no UTF-8 become U+FFFD, special tokens their spelling."""
@@ -223,7 +230,10 @@ def load(source):
     if source in BUILT_IN:
         return BuiltIn(source)
     if (path / 'tokenizer.txt').exists():
-        return BuiltIn((path / 'tokenizer.txt').read_text().strip())
+        name = (path / 'tokenizer.txt').read_text().strip()
+        if name not in BUILT_IN:
+            fail(f'{path}/tokenizer.txt names {name!r}, which is no built-in vocabulary')
+        return BuiltIn(name)
     if path.is_dir():
         path = path / 'tokenizer.json'
     if not path.exists():
@@ -237,9 +247,15 @@ def load(source):
 
 
 def download_tokenizer(repository):
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
     try:
+        cached = try_to_load_from_cache(repository, 'tokenizer.json')
+        if isinstance(cached, str):
+            return cached
+        HfApi().model_info(
+            repository, timeout=30
+        )  # without network this fails at once, a download after 24 s
         return hf_hub_download(repository, 'tokenizer.json')
     except Exception as e:  # the hub's errors and the network's
         reason = str(e).strip().splitlines()[0]
@@ -254,7 +270,8 @@ def main():
         fail("usage: python tokenizer.py train --files='GLOB' --out_dir=DIRECTORY; --help lists the settings")
     paths = local_files(files)
     with progress('reading', sum(os.path.getsize(p) for p in paths), 'B') as bar:
-        tokenizer = learn(kind, documents(paths, text_field, bar.update), vocab_size)
+        texts = (clean(text, Counter()) for text in documents(paths, text_field, bar.update))
+        tokenizer = learn(kind, texts, vocab_size)
     try:
         os.makedirs(out_dir, exist_ok=True)
         tokenizer.save(out_dir)

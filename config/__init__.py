@@ -87,7 +87,9 @@ def read_config_file(path, settings):
     except Exception as e:
         fail(f'{path} stops with {type(e).__name__}: {e}')
     for name, value in namespace.items():
-        if name.startswith('_') or isinstance(value, types.ModuleType) or callable(value):
+        if name.startswith('_') or (
+            name not in settings and (isinstance(value, types.ModuleType) or callable(value))
+        ):
             continue
         check_known(name, settings, path)
         settings[name] = checked(name, value, settings[name], path)
@@ -104,7 +106,7 @@ def literal(text, default):
     """A flag's value: a Python literal; for a setting that holds text, the text as it stands (quotes may surround it)."""
     try:
         value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return text
     return value if isinstance(value, str) or not isinstance(default, str) else text
 
@@ -120,9 +122,9 @@ def checked(name, value, default, where):
 
 def size(n):
     """A count for people to read: 950, 12.4K, 124M, 1.56B."""
-    for unit, name in ((1e9, 'B'), (1e6, 'M'), (1e3, 'K')):
-        if n >= unit:
-            return f'{n / unit:.3g}{name}'
+    for unit, name in ((1e15, 'P'), (1e12, 'T'), (1e9, 'B'), (1e6, 'M'), (1e3, 'K')):
+        if n >= unit * 0.9995:  # 999,999 is 1M, not 1e+03K
+            return f'{float(f"{n / unit:.3g}"):g}{name}'
     return f'{n:.0f}'
 
 

@@ -33,9 +33,10 @@ def samples(capsys, *flags, **where):
     return text(capsys, *flags, **where).split('\n' + RULE)[:-1]
 
 
-def continued(prompt_ids, **sampling):
+def continued(prompt_ids, seed=0, **sampling):
     """What the model of out-gpt makes of a prompt, as text."""
     model, vocabulary = checkpoint.load('resume', 'out-gpt')
+    torch.manual_seed(seed)
     made = model.eval().generate(torch.tensor([prompt_ids]), 60, **sampling)[0].tolist()
     return vocabulary.decode(made)
 
@@ -73,12 +74,10 @@ def test_a_special_token_in_the_prompt_is_that_token(cwd, capsys):
     ids = [vocabulary.special['eot'], *vocabulary.encode('import ')]
     flags = ['--temperature=3', '--top_k=0', '--num_samples=1', '--seed=3']
     (made,) = samples(capsys, '--start=<|endoftext|>import ', *flags)
-    torch.manual_seed(3)
-    expected = continued(ids, temperature=3, stop=vocabulary.special['eot'])
+    expected = continued(ids, seed=3, temperature=3, stop=vocabulary.special['eot'])
     assert made == expected.removesuffix('<|endoftext|>')
     as_text = vocabulary.encode('<|endoftext|>import ')
-    torch.manual_seed(3)
-    assert len(as_text) > len(ids) and made != continued(as_text, temperature=3)
+    assert len(as_text) > len(ids) and made != continued(as_text, seed=3, temperature=3)
 
 
 def test_what_streams_is_what_was_made_whole_characters_only(cwd, capsys):
