@@ -19,7 +19,8 @@ import torch
 
 import tokenizer
 from config import fail
-from model import PRETRAINED, Transformer
+from model import Transformer
+from pretrained import PRETRAINED
 from runtime import user_errors
 
 

@@ -96,6 +96,9 @@ def trained(tmp_path_factory, workspace, library):
     (where / 'data').mkdir()
     (where / 'data' / 'tiny').symlink_to(workspace / 'data' / 'tiny')
     run(['prepare.py', 'bytes', f'--files={library}/*.py', '--tokenizer=byte', '--val_fraction=0.2'], where)
-    run(f'train.py {TINY} --out_dir=out-gpt --bias=True --max_iters=40', where)
+    longer = (
+        '--max_iters=300 --lr_decay_iters=300 --eval_interval=150'  # until its guesses depend on the context
+    )
+    run(f'train.py {TINY} {longer} --out_dir=out-gpt --bias=True', where)
     run(f'train.py {TINY} --out_dir=out-bert --arch=bert --objective=masked --bias=True', where)
     return where
