@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 import tokenizer
 from config import fail
@@ -41,11 +42,20 @@ def save(out_dir, state, model, optimizer, scaler, vocabulary_dir):
         (partial / 'state.json').write_text(json.dumps(state, indent=2) + '\n')
         for path in partial.iterdir():
             flush(path)
-        if final.exists():  # a run that was resumed from before it
-            shutil.rmtree(final)
-        partial.rename(final)
+        if (
+            final.exists() and read_state(final)['run'] == state['run']
+        ):  # resumed from: it holds these very weights
+            os.replace(partial / 'state.json', final / 'state.json')
+            shutil.rmtree(partial)
+        else:
+            remove(final)  # an earlier run's
+            partial.rename(final)
         flush(out_dir)
-    except (OSError, RuntimeError) as e:  # torch.save raises RuntimeError when the disk is full
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as e:  # a full disk is the last two to torch and safetensors
         shutil.rmtree(partial, ignore_errors=True)
         fail(f'cannot write the checkpoint {final}: {getattr(e, "strerror", None) or str(e).splitlines()[0]}')
     states = {path: read_state(path) for path in every(out_dir)}
@@ -56,8 +66,17 @@ def save(out_dir, state, model, optimizer, scaler, vocabulary_dir):
     ]
     kept = {final, min(own, key=lambda path: states[path]['val_loss'], default=final)}
     for path in states.keys() - kept:  # an earlier run's as well, once this one has something to show
-        shutil.rmtree(path)
+        remove(path)
     return final
+
+
+def remove(path):
+    """Delete a checkpoint if it is there; hidden first, so that one half deleted is never taken for one."""
+    if path.exists():
+        hidden = path.with_name(f'.{path.name}.deleted')
+        shutil.rmtree(hidden, ignore_errors=True)  # left by a kill
+        path.rename(hidden)
+        shutil.rmtree(hidden)
 
 
 def flush(path):

@@ -63,6 +63,8 @@ def main():
     if not 1 <= stride <= block_size:
         fail(f'stride = {stride} should lie between 1 and block_size = {block_size}')
     splits = {split: open_split(dataset, split, block_size) for split in ('train', 'val')}
+    if batch_size < 1:
+        fail(f'batch_size = {batch_size} should be at least 1')
     model.eval().to(where)
     results = dict(dataset=dataset, block_size=block_size, stride=stride)
     for split, tokens in splits.items():

@@ -17,13 +17,8 @@ def read_meta(dataset):
     path = Path('data', dataset, 'meta.json')
     try:
         meta = json.loads(path.read_text())
-        _ = (
-            meta['train']['tokens'],
-            meta['val']['tokens'],
-            meta['dtype'],
-            meta['vocab_size'],
-            meta['tokenizer_hash'],
-        )
+        _ = np.dtype(meta['dtype']), meta['train']['tokens'], meta['val']['tokens']
+        _ = meta['vocab_size'], meta['special'], meta['tokenizer_hash']
         return meta
     except OSError:
         fail(f'there is no data set in data/{dataset}; make it first: python prepare.py {dataset}')
@@ -62,7 +57,7 @@ def read_rows(tokens, block_size, numbers, seed):
     starts = np.empty_like(places)
     for epoch in np.unique(epochs):
         this = epochs == epoch
-        key = mix(np.array([seed * 1_000_003 + epoch], dtype=np.uint64))
+        key = mix(np.array([(seed * 1_000_003 + int(epoch)) % 2**64], dtype=np.uint64))
         offset = int(mix(key + np.uint64(1))[0] % np.uint64(slack + 1))
         starts[this] = offset + block_size * shuffled(places[this], n, key)
     return np.stack([tokens[start : start + block_size + 1] for start in starts]).astype(np.int64)
@@ -81,7 +76,7 @@ def shuffled(places, n, key):
     while outside.any():
         left, right = out[outside] >> half, out[outside] & low
         for turn in range(6):
-            left, right = right, left ^ (mix(right + key + np.uint64(turn)) & low)
+            left, right = right, left ^ (mix(right + mix(key + np.uint64(turn))) & low)
         out[outside] = left << half | right
         outside = out >= n
     return out.astype(np.int64)

@@ -273,9 +273,9 @@ class Transformer(nn.Module):
         it cannot be read or downloaded.
         """
         settings, weights = pretrained.read(source)
-        settings |= ARCHITECTURES[settings.pop('arch')] if 'arch' in settings else {}
+        flags = ARCHITECTURES[settings.pop('arch')] if 'arch' in settings else {}
         try:
-            config = Config(**(settings | dict(dropout=dropout)))
+            config = Config(**(flags | settings | dict(dropout=dropout)))
         except TypeError as e:
             raise ValueError(f'the config.json of {source} does not describe a model: {e}') from None
         if block_size > config.block_size:
@@ -287,7 +287,11 @@ class Transformer(nn.Module):
             weights['positions.weight'] = weights['positions.weight'][:block_size]
         for name in ('tokens.weight', 'head.bias'):  # foreign vocabularies come without padding rows
             if name in weights:
-                missing = config.padded_vocab_size - len(weights[name])
+                rows, missing = len(weights[name]), config.padded_vocab_size - len(weights[name])
+                if rows not in (config.vocab_size, config.padded_vocab_size):
+                    raise ValueError(
+                        f'{source}: {name} has {rows} rows for a vocabulary of {config.vocab_size}'
+                    )
                 weights[name] = torch.cat(
                     (weights[name], weights[name].new_zeros(missing, *weights[name].shape[1:]))
                 )

@@ -26,6 +26,9 @@ class Monitor:
         """Append a record; it has at least `step`, the updates made so far."""
         if not self.active:
             return
+        record = {
+            name: value if math.isfinite(value) else None for name, value in record.items()
+        }  # JSON has no inf
         with open(self.path, 'a') as f:
             f.write(json.dumps(record) + '\n')
         if self.wandb is not None:
@@ -61,11 +64,11 @@ class Monitor:
 
         records = [json.loads(line) for line in self.lines()]
         figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
-        steps = [(r['step'], r['loss']) for r in records if 'loss' in r and math.isfinite(r['loss'])]
+        steps = [(r['step'], r['loss']) for r in records if r.get('loss') is not None]
         if steps:
             axes.plot(*zip(*steps, strict=True), color='0.75', linewidth=1, label='training batches')
         for split, color in (('train', 'tab:blue'), ('val', 'tab:orange')):
-            points = [(r['step'], r[f'{split}_loss']) for r in records if f'{split}_loss' in r]
+            points = [(r['step'], r[f'{split}_loss']) for r in records if r.get(f'{split}_loss') is not None]
             if points:
                 label = f'{split}: {points[-1][1]:.3f}, lowest {min(loss for _, loss in points):.3f}'
                 axes.plot(*zip(*points, strict=True), color=color, marker='o', markersize=3, label=label)

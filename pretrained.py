@@ -47,6 +47,7 @@ def download(name):
     """Fetch config.json and the safetensors of a model of the hub -> the directory that holds them."""
     from huggingface_hub import snapshot_download
 
+    name = str(name)
     if name not in PRETRAINED and '/' not in name:
         raise ValueError(
             f'there is no model {name!r}: not a directory with a config.json, nor {", ".join(PRETRAINED)}'

@@ -9,6 +9,7 @@
 Writes checkpoints, metrics.jsonl and loss.png into out_dir. Ctrl-C finishes the step, saves and says how to go on.
 """
 
+import functools
 import itertools
 import math
 import os
@@ -87,16 +88,16 @@ def main(settings):
     where = runtime.choose_device(device)
     precision = runtime.choose_dtype(dtype, where)
     rank, world_size = runtime.join_processes(backend, where)
-    say = print if rank == 0 else lambda *words: None
+    say = functools.partial(print, flush=True) if rank == 0 else lambda *words: None
     check_settings(world_size)
     meta = read_meta(dataset)
     data = {split: open_split(dataset, split, block_size) for split in ('train', 'val')}
-    if rank == 0 and not eval_only:
-        make_out_dir()
 
     # The model, new or from what was saved.
     torch.manual_seed(seed)
     model, state = build_model(meta)
+    if rank == 0 and not eval_only:
+        make_out_dir()
     model.to(where)
     optimizer = make_optimizer(model, where)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == torch.float16)
@@ -136,13 +137,12 @@ def main(settings):
             say(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')
             monitor.write(step=step, train_loss=losses['train'], val_loss=losses['val'])
             monitor.plot()
-            improved = losses['val'] < state['best_val_loss']
+            improved = state['best_val_loss'] is None or losses['val'] < state['best_val_loss']
             if improved:
                 state |= dict(best_val_loss=losses['val'], best_step=step)
             if rank == 0 and step > 0 and not eval_only and (improved or always_save_checkpoint):
-                say(
-                    f'saved {save(state | dict(val_loss=losses["val"]), settings, meta, model, optimizer, scaler)}'
-                )
+                path = save(state | dict(val_loss=losses['val']), settings, meta, model, optimizer, scaler)
+                say(f'saved {path}')
             mark = None
             if patience and step - state['best_step'] >= patience * eval_interval:
                 say(f'stopped at step {step}: no better validation loss since step {state["best_step"]}')
@@ -220,6 +220,8 @@ def check_settings(world_size):
         fail(
             f'gradient_accumulation_steps = {gradient_accumulation_steps} is not divisible by {world_size} processes'
         )
+    if objective == 'masked' and block_size < 3:
+        fail(f'block_size = {block_size} leaves nothing to hide between cls and sep')
     if not 0 < mask_ratio < 1:
         fail(f'mask_ratio = {mask_ratio} should lie between 0 and 1')
     if decay_lr and schedule != 'constant' and warmup_iters > lr_decay_iters:
@@ -236,7 +238,7 @@ def make_out_dir():
 
 def build_model(meta):
     """The model and where the run stands: step, best validation loss and its step, an id of the run."""
-    state = dict(step=0, best_val_loss=math.inf, best_step=0, run=os.urandom(4).hex())
+    state = dict(step=0, best_val_loss=None, best_step=0, run=os.urandom(4).hex())
     if init_from == 'scratch':
         shape = dict(
             block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd, dropout=dropout, bias=bias
@@ -250,6 +252,10 @@ def build_model(meta):
             fail(f'{path} was trained with another vocabulary than the one of data/{dataset}')
         if init_from == 'resume':
             state = {name: saved[name] for name in state}
+            if block_size != saved['settings']['block_size']:
+                fail(
+                    f'block_size = {block_size} cannot change on resuming: {path} has {saved["settings"]["block_size"]}'
+                )
         model = checkpoint.load_model(path, block_size=block_size, dropout=dropout)
     else:
         model = checkpoint.load_model(init_from, block_size=block_size, dropout=dropout)
@@ -363,4 +369,7 @@ def log_line(record, tokens_per_step):
 
 
 if __name__ == '__main__':
-    main(configure(globals()))
+    try:
+        main(configure(globals()))
+    except KeyboardInterrupt:  # the second Ctrl-C
+        raise SystemExit(130) from None

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
+os.environ['OMP_NUM_THREADS'] = '1'  # threads that share work this small wait for each other most of the time
 sys.path.insert(0, str(ROOT))
 settings.register_profile('any machine', deadline=None)  # a busy one takes its time
 settings.load_profile('any machine')
@@ -21,7 +22,7 @@ def run(command, cwd, code=0, timeout=300, **env):
     done = subprocess.run(
         [sys.executable, str(ROOT / words[0]), *words[1:]],
         cwd=cwd,
-        env=os.environ | {'OMP_NUM_THREADS': '1'} | env,
+        env=os.environ | env,
         capture_output=True,
         text=True,
         timeout=timeout,
