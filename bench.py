@@ -165,7 +165,6 @@ def bench_generation(work, where):
     """Tokens a second of one sample, random weights: ours as sample.py runs it, nanoGPT's in its float32 on a CPU."""
     prompt = torch.zeros(1, 1, dtype=torch.long, device=where)
     settings = dict(temperature=0.8, top_k=200)
-    precision = runtime.choose_dtype('auto', where)
 
     def timed(generate):
         generate(8)
@@ -174,15 +173,17 @@ def bench_generation(work, where):
         return new_tokens / (time.perf_counter() - began)
 
     def ours(dtype):
-        model = Transformer(model_config()).eval().to(where, dtype)
+        model = runtime.ready_to_generate(Transformer(model_config()), where, dtype)
         return timed(lambda n: model.generate(prompt, n, **settings).tolist())
 
     sides = {
-        f'barelm, {str(dtype)[6:]}': lambda dtype=dtype: ours(dtype) for dtype in {torch.float32, precision}
+        'barelm, float32': lambda: ours('float32'),
+        'barelm, bfloat16': lambda: ours('bfloat16'),
+        'barelm, defaults': lambda: ours('auto'),
     }
     if nanogpt:
         their_model = load_nanogpt().to(where).eval()
-        context = torch.autocast(where.type, dtype=precision, enabled=where.type == 'cuda')
+        context = torch.autocast(where.type, dtype=torch.bfloat16, enabled=where.type == 'cuda')
 
         def theirs(n):
             with torch.no_grad(), context:

@@ -91,6 +91,16 @@ def autocast(device, dtype):
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
+def ready_to_generate(model, device, dtype):
+    """Move a model to the device in the form that generates fastest there; `dtype` is the setting, 'auto' or a name."""
+    model.eval().to(device)
+    if dtype == 'auto' and device.type == 'cpu' and 'fbgemm' in torch.backends.quantized.supported_engines:
+        model.pack()
+    else:
+        model.to(choose_dtype(dtype, device))
+    return model
+
+
 def why_not_compile(device):
     """'' where torch.compile works, otherwise the reason."""
     if device.type == 'cpu':

@@ -28,17 +28,16 @@ top_k = 200  # choose among the k likeliest tokens; 0: all
 top_p = 1.0  # choose among the likeliest that make up this probability
 seed = 1337
 device = 'auto'  # as in train.py
-dtype = 'auto'
+dtype = 'auto'  # of the weights; auto is bf16 where the hardware has it, packed fp16 on an x86 CPU
 # -----------------------------------------------------------------------------
 
 
 def main():
     where = runtime.choose_device(device)
-    precision = runtime.choose_dtype(dtype, where)
     if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or max_new_tokens < 0:
         fail('temperature, top_k and max_new_tokens should be at least 0, top_p above 0 and at most 1')
     model, vocabulary = checkpoint.load(init_from, out_dir)
-    model.eval().to(where, precision)
+    runtime.ready_to_generate(model, where, dtype)
     prompt = read_prompt()
     torch.manual_seed(seed)
     if model.config.causal:

@@ -469,3 +469,38 @@ def test_rows_end_at_the_stop_token_and_generation_when_all_have():
         expected = [row[:first] + [stop] * (length - first) for row, first in zip(free, firsts, strict=True)]
         made = model.generate(prompts, 40, temperature=0, stop=stop)[:, 4:]
         assert made.tolist() == [row[:length] for row in expected]
+
+
+@pytest.mark.parametrize('kind', ['causal', 'everything', 'padding'])
+def test_small_attention_is_torchs_attention_and_has_its_gradients(kind):
+    from model import small_attention
+
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 3, 17, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    mask = None
+    if kind == 'padding':
+        mask = torch.ones(2, 1, 1, 17, dtype=torch.bool)
+        mask[0, :, :, 9:] = False
+    results = []
+    for attend in (small_attention, torch.nn.functional.scaled_dot_product_attention):
+        y = attend(*inputs, attn_mask=mask, dropout_p=0.0, is_causal=kind == 'causal')
+        results.append((y, *torch.autograd.grad(y.square().sum(), inputs)))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)  # its softmax is in fp32
+
+
+def test_packed_weights_change_logits_by_little_and_no_padding_row_is_sampled():
+    if 'fbgemm' not in torch.backends.quantized.supported_engines:
+        return  # packing exists on x86 only
+    torch.manual_seed(0)
+    model = Transformer(Config(vocab_size=100, block_size=32, n_layer=2, n_head=2, n_embd=64)).eval()
+    for p in model.parameters():
+        if p.dim() > 1:
+            p.data.mul_(10)  # sharp logits, so that differences would show
+    inputs = torch.randint(100, (2, 32))
+    with torch.no_grad():
+        before = model(inputs)[..., :100]
+        model.pack()
+        after = model(inputs)
+    assert (after[..., :100] - before).abs().max() < 0.01 * before.std()
+    assert (after[..., 100:] == -torch.inf).all()
