@@ -22,7 +22,7 @@ lint: .venv/ready
 	$(RUN) -m ruff check .
 
 clean:
-	rm -rf out-* .pytest_cache .ruff_cache .hypothesis __pycache__ */__pycache__
+	rm -rf out-quickstart .pytest_cache .ruff_cache .hypothesis __pycache__ */__pycache__
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

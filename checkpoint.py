@@ -12,14 +12,13 @@ import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 import tokenizer
-from config import fail
+from config import fail, reason
 from model import Transformer
 from pretrained import PRETRAINED
 from runtime import user_errors
@@ -57,7 +56,7 @@ def save(out_dir, state, model, optimizer, scaler, vocabulary_dir):
         SafetensorError,
     ) as e:  # a full disk is the last two to torch and safetensors
         shutil.rmtree(partial, ignore_errors=True)
-        fail(f'cannot write the checkpoint {final}: {getattr(e, "strerror", None) or str(e).splitlines()[0]}')
+        fail(f'cannot write the checkpoint {final}: {reason(e)}')
     states = {path: read_state(path) for path in every(out_dir)}
     own = [
         path
@@ -121,14 +120,24 @@ def read_state(path):
         fail(f'the checkpoint {path} is damaged: state.json: {e}')
 
 
-def load(init_from, out_dir):
-    """(model, vocabulary) to use: the best checkpoint of out_dir if init_from is 'resume', else pretrained ones."""
+def find(init_from, out_dir):
+    """The checkpoint that init_from means: the best of out_dir for 'resume', or of the run it names; None if it names none."""
     if init_from == 'resume':
-        path = best(out_dir)
-        print(f'using {path}', file=sys.stderr)
-        return load_model(path), tokenizer.load(str(path))
-    vocabulary = 'gpt2' if init_from.startswith('gpt2') else PRETRAINED.get(init_from, init_from)
-    return load_model(init_from), tokenizer.load(vocabulary)
+        return best(out_dir)
+    return best(init_from) if every(init_from) or Path(init_from, 'state.json').exists() else None
+
+
+def load(init_from, out_dir):
+    """(model, vocabulary) of what init_from means."""
+    source = find(init_from, out_dir) or init_from
+    return load_model(source), load_vocabulary(source)
+
+
+def load_vocabulary(source):
+    """The vocabulary that belongs to a checkpoint, to a pretrained name, or to a directory that transformers saved."""
+    if source in PRETRAINED and source.startswith('gpt2'):
+        return tokenizer.load('gpt2')
+    return tokenizer.load(str(PRETRAINED.get(source, source)))
 
 
 def load_model(source, **changes):
@@ -141,10 +150,15 @@ def load_optimizer(path, optimizer, scaler):
     """Put the optimizer and the scaler back into the state they had."""
     try:
         saved = torch.load(Path(path, 'optimizer.pt'), map_location='cpu', weights_only=True)
+        chosen = [
+            {k: group[k] for k in ('weight_decay', 'betas', 'fused')} for group in optimizer.param_groups
+        ]
         optimizer.load_state_dict(saved['optimizer'])
+        for group, settings in zip(optimizer.param_groups, chosen, strict=True):
+            group |= settings  # those of this command, not of the one that saved
         if saved['scaler']:  # empty unless both runs are in fp16
             scaler.load_state_dict(saved['scaler'])
     except (
         Exception
     ) as e:  # a damaged zip file, a foreign pickle, tensors of other shapes: many types, one meaning
-        fail(f'cannot load {path}/optimizer.pt: {" ".join(str(e).split())[:200]}')
+        fail(f'cannot load {path}/optimizer.pt: {reason(e)[:200]}')

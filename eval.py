@@ -23,15 +23,11 @@ from config import configure, fail, progress
 from loader import open_split, read_meta
 
 # -----------------------------------------------------------------------------
-init_from = (
-    'resume'  # 'resume': the best checkpoint of out_dir; else a pretrained name or a directory with a model
-)
+init_from = 'resume'  # 'resume': the best checkpoint of out_dir; else a name such as 'gpt2', or a directory
 out_dir = 'out'  # a run, or one checkpoint of it
 dataset = ''  # data/DATASET; '': the one the checkpoint was trained on
 block_size = 0  # tokens in a window; 0: as many as the model sees
-stride = (
-    0  # tokens between windows; 0: half of block_size; block_size: windows do not overlap, as in training
-)
+stride = 0  # tokens between windows; 0: half of block_size; as many as block_size: no overlap, as in training
 batch_size = 8  # windows at a time
 train_tokens = 50_000  # size of the sample of the training split; 0: leave it out
 device = 'auto'  # as in train.py
@@ -40,25 +36,28 @@ json = False  # print one JSON object instead of the table
 # -----------------------------------------------------------------------------
 
 MASK_RATIO = 0.15  # always: a higher one in training makes another task
-GAP = 0.05  # a training loss lower than the validation loss by more than this part of it is overfitting
+GAP = 0.1  # of the validation loss: a training loss lower by more than this is called overfitting
 
 
 def main():
     global dataset, block_size, stride
     where = runtime.choose_device(device)
     precision = runtime.choose_dtype(dtype, where)
-    dataset = dataset or trained_on()
+    path = checkpoint.find(init_from, out_dir)
+    state = checkpoint.read_state(path) if path else None
+    if not dataset and not path:
+        fail('name the data to score on: --dataset=NAME')
+    dataset = dataset or state['settings']['dataset']
     meta = read_meta(dataset)
-    model, vocabulary = checkpoint.load(init_from, out_dir)
-    if vocabulary.hash != meta['tokenizer_hash']:
+    model = checkpoint.load_model(path or init_from)
+    vocabulary_hash = state['tokenizer_hash'] if path else checkpoint.load_vocabulary(init_from).hash
+    if vocabulary_hash != meta['tokenizer_hash']:
         fail(
-            f'the model and data/{dataset} have different vocabularies; prepare the text with --tokenizer={vocabulary.name}'
+            f'{path or init_from} and data/{dataset} have different vocabularies; prepare.py takes one by --tokenizer'
         )
     block_size = block_size or model.config.block_size
     if block_size > model.config.block_size:
-        fail(
-            f'block_size = {block_size} is longer than the {model.config.block_size} tokens that the model sees'
-        )
+        fail(f'block_size = {block_size} is longer than the {model.config.block_size} tokens the model sees')
     stride = block_size if not model.config.causal else stride or max(1, block_size // 2)
     if not 1 <= stride <= block_size:
         fail(f'stride = {stride} should lie between 1 and block_size = {block_size}')
@@ -66,7 +65,7 @@ def main():
     if batch_size < 1:
         fail(f'batch_size = {batch_size} should be at least 1')
     model.eval().to(where)
-    results = dict(dataset=dataset, block_size=block_size, stride=stride)
+    results = dict(model=str(path or init_from), dataset=dataset, block_size=block_size, stride=stride)
     for split, tokens in splits.items():
         if split == 'train' and not train_tokens:
             continue
@@ -78,24 +77,17 @@ def main():
     results['commonest_token_rate'] = commonest_token_rate(splits, meta)
     if train_tokens:
         results['gap'] = results['val']['loss'] - results['train']['loss']
-        results['epochs'] = epochs_seen(len(splits['train']))
+        results['epochs'] = epochs_seen(state, len(splits['train']))
         results['overfitting'] = results['epochs'] > 1 and results['gap'] > GAP * results['val']['loss']
     print(json_format.dumps(results) if json else table(results, model.config.causal))
 
 
-def trained_on():
-    if init_from != 'resume':
-        fail('name the data to score on: --dataset=NAME')
-    return checkpoint.read_state(checkpoint.best(out_dir))['settings']['dataset']
-
-
-def epochs_seen(length):
+def epochs_seen(state, length):
     """How often the checkpoint has seen the training split; 0 for a model from elsewhere or trained on other data."""
-    if init_from != 'resume' or dataset != trained_on():
+    if not state or state['settings']['dataset'] != dataset:
         return 0.0
-    state = checkpoint.read_state(checkpoint.best(out_dir))
-    row, rows = (state['settings'][k] for k in ('block_size', 'batch_size'))
-    return state['step'] * state['settings']['gradient_accumulation_steps'] * rows * row / length
+    factors = (state['settings'][k] for k in ('block_size', 'batch_size', 'gradient_accumulation_steps'))
+    return state['step'] * math.prod(factors) / length
 
 
 def every_window(length):
@@ -149,9 +141,8 @@ def commonest_token_rate(splits, meta):
 
 
 def table(results, causal):
-    lines = [
-        f'data/{results["dataset"]}, windows of {results["block_size"]} tokens, {results["stride"]} apart'
-    ]
+    windows = f'windows of {results["block_size"]} tokens, {results["stride"]} apart'
+    lines = [f'{results["model"]} on data/{results["dataset"]}, {windows}']
     columns = ['tokens', 'loss', 'perplexity', *(['bits_per_byte'] if causal else []), 'accuracy']
     lines.append(f'{"":8}' + ''.join(f'{name.replace("_", " "):>15}' for name in columns))
     forms = dict(tokens='{:,}', loss='{:.4f}', perplexity='{:.2f}', bits_per_byte='{:.4f}', accuracy='{:.2%}')

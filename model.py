@@ -2,7 +2,7 @@
 
 model = Transformer(Config(**ARCHITECTURES['gpt2']))         # random weights
 model = Transformer.from_pretrained('gpt2-medium')           # OpenAI's, from the Hugging Face hub
-model = Transformer.from_pretrained('out')                   # a directory saved by transformers or by us
+model = Transformer.from_pretrained('out/step-00001000')     # a directory saved by transformers or by us
 """
 
 import json
@@ -45,11 +45,11 @@ class Config:
     token_types: int = 0  # segment embeddings; a model that has them also has BERT's embedding norm and head
 
     def __post_init__(self):
-        if self.n_embd % self.n_head:
-            raise ValueError(f'n_embd = {self.n_embd} is not divisible by n_head = {self.n_head}')
         for name in ('vocab_size', 'block_size', 'n_layer', 'n_head', 'n_embd'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} = {getattr(self, name)} should be at least 1')
+        if self.n_embd % self.n_head:
+            raise ValueError(f'n_embd = {self.n_embd} is not divisible by n_head = {self.n_head}')
         if not 0 <= self.dropout < 1:
             raise ValueError(f'dropout = {self.dropout} should be at least 0 and less than 1')
 
@@ -197,6 +197,8 @@ class Transformer(nn.Module):
         if self.types is not None:
             x = self.norm_in(x + (self.types.weight[0] if types is None else self.types(types)))
         x = self.dropout(x)
+        if attention_mask is not None and self.config.causal:
+            raise ValueError('a causal model takes no attention_mask')
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]  # (B, 1, 1, T)
         for i, block in enumerate(self.blocks):
             x = block(x, mask, caches[i] if caches else None)

@@ -26,9 +26,7 @@ class Monitor:
         """Append a record; it has at least `step`, the updates made so far."""
         if not self.active:
             return
-        record = {
-            name: value if math.isfinite(value) else None for name, value in record.items()
-        }  # JSON has no inf
+        record = {k: v if math.isfinite(v) else None for k, v in record.items()}  # JSON has no infinity
         with open(self.path, 'a') as f:
             f.write(json.dumps(record) + '\n')
         if self.wandb is not None:

@@ -37,8 +37,11 @@ def masked(rows, numbers, seed, special, vocab_size, mask_ratio):
     targets = np.full_like(inputs, -100)
     np.put_along_axis(targets, where, np.where(chosen, original, -100), 1)
 
-    ordinary = np.setdiff1d(np.arange(vocab_size), list(special.values()))
-    random_tokens = ordinary[(np.take_along_axis(replacement, where, 1) * len(ordinary)).astype(np.int64)]
+    specials = sorted(set(special.values()))
+    random_tokens = np.take_along_axis(replacement, where, 1) * (vocab_size - len(specials))
+    random_tokens = random_tokens.astype(np.int64)
+    for s in specials:  # count the ordinary tokens only
+        random_tokens += random_tokens >= s
     change = np.take_along_axis(change, where, 1)
     shown = np.where(change < 0.8, special['mask'], np.where(change < 0.9, random_tokens, original))
     np.put_along_axis(inputs, where, np.where(chosen, shown, original), 1)

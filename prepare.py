@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 import tokenizer as vocabularies
-from config import configure, fail, progress
+from config import configure, fail, progress, reason
 from sources import SOURCES, clean, documents, hub_documents, hub_revision, local_files
 
 # -----------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def main():
             fail(f'no document fell into the validation split: raise val_fraction = {val_fraction}')
         publish(partial, final, meta | {'source': source})
     except OSError as e:
-        fail(f'cannot write {final}: {e.strerror or e}; nothing was kept')
+        fail(f'cannot write {final}: {reason(e)}; nothing was kept')
     except BrokenProcessPool:
         fail('a worker process was killed, most likely for want of memory: try a smaller --num_proc')
     except KeyboardInterrupt:

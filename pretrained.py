@@ -56,7 +56,7 @@ def download(name):
         files = ['config.json', 'model*.safetensors', 'model.safetensors.index.json']
         return snapshot_download(PRETRAINED.get(name, name), allow_patterns=files)
     except Exception as e:  # the hub's errors and the network's
-        raise OSError(f'cannot download {name}: {str(e).strip().splitlines()[0]}') from None
+        raise OSError(f'cannot download {name}: {e}') from None
 
 
 def read_safetensors(directory):

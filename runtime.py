@@ -1,9 +1,11 @@
 """The machine: device, precision, compiler, processes, and how fast it could be."""
 
 import contextlib
+import importlib.util
 import os
 import re
 import shutil
+import sys
 import sysconfig
 import time
 from pathlib import Path
@@ -12,10 +14,14 @@ import torch
 
 from config import fail
 
+MAC = sys.platform == 'darwin'
+
 # Dense bf16 (fp16 where there is no bf16) tensor-core peaks in FLOP/s, from the makers' data sheets; the first
 # name that occurs in the device's name counts.
 GPU_PEAKS = {
+    'GB200': 2500e12,
     'B200': 2250e12,
+    'GH200': 989e12,
     'H200': 989e12,
     'H100 PCIe': 756e12,
     'H100 NVL': 835e12,
@@ -23,12 +29,11 @@ GPU_PEAKS = {
     'A100': 312e12,
     'L40S': 362e12,
     'L4': 121e12,
+    'A10G': 70e12,
     'A10': 125e12,
     'RTX 5090': 209e12,
     'RTX 4090': 165e12,
     'RTX 3090': 71e12,
-    'V100': 125e12,
-    'T4': 65e12,
 }
 
 
@@ -51,6 +56,8 @@ def choose_device(device):
         chosen = torch.device(device)
     except RuntimeError:
         fail(f'device = {device!r} is none that torch knows: auto, cpu, cuda, cuda:1, mps')
+    if chosen.type not in ('cpu', 'cuda', 'mps'):
+        fail(f'device = {device!r} is none of auto, cpu, cuda, cuda:1, mps')
     if chosen.type == 'cuda':
         index = int(os.environ.get('LOCAL_RANK', chosen.index or 0))
         needed = int(os.environ.get('LOCAL_WORLD_SIZE', index + 1))
@@ -103,11 +110,14 @@ def ready_to_generate(model, device, dtype):
 
 def why_not_compile(device):
     """'' where torch.compile works, otherwise the reason."""
-    if device.type == 'cpu':
-        if not any(shutil.which(c) for c in (os.environ.get('CXX', 'g++'), 'g++', 'clang++')):
-            return 'there is no C++ compiler'
-        if not Path(sysconfig.get_path('include'), 'Python.h').exists():
-            return "Python's C headers are not installed"
+    if device.type == 'cpu' and not shutil.which(os.environ.get('CXX', 'clang++' if MAC else 'g++')):
+        return 'there is no C++ compiler'
+    if device.type == 'cuda' and not any(map(shutil.which, (os.environ.get('CC', 'cc'), 'gcc', 'clang'))):
+        return 'there is no C compiler'
+    if device.type == 'cuda' and not importlib.util.find_spec('triton'):
+        return 'triton is not installed'
+    if device.type != 'mps' and not Path(sysconfig.get_path('include'), 'Python.h').exists():
+        return "Python's C headers are not installed"
     return 'torch.compile is young on MPS' if device.type == 'mps' else ''
 
 
@@ -115,13 +125,15 @@ def join_processes(backend, device):
     """Join the other processes if torchrun started this one -> (rank, world_size)."""
     if 'RANK' not in os.environ:
         return 0, 1
-    torch.distributed.init_process_group(backend or ('nccl' if device.type == 'cuda' else 'gloo'))
+    backend = backend or ('nccl' if device.type == 'cuda' else 'gloo')
+    # gloo beside nccl, for the few numbers that live on the host
+    torch.distributed.init_process_group('cpu:gloo,cuda:nccl' if backend == 'nccl' else backend)
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def sum_over_processes(tensor, world_size):
-    """All-reduce a tensor in place and return it."""
-    if world_size > 1:
+def sum_over_processes(tensor):
+    """Add up a tensor over the processes, in place, and return it."""
+    if torch.distributed.is_initialized():
         torch.distributed.all_reduce(tensor)
     return tensor
 
@@ -137,7 +149,7 @@ def peak_flops(device, dtype):
     """FLOP/s this device could do at best in dtype: a GPU's data sheet, measured on a CPU, 0 where unknown."""
     if device.type == 'cuda':
         name = torch.cuda.get_device_name(device)
-        peak = next((peak for gpu, peak in GPU_PEAKS.items() if gpu in name), 0)
+        peak = next((peak for gpu, peak in GPU_PEAKS.items() if re.search(rf'\b{gpu}\b', name)), 0)
         return peak if dtype != torch.float32 else peak / 2  # TF32 runs at half the rate
     return measured_matmul_flops(dtype) if device.type == 'cpu' else 0
 
@@ -157,4 +169,4 @@ def memory_used(device):
         return torch.cuda.max_memory_allocated(device)
     import resource  # not on Windows
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if MAC else 1024)

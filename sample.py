@@ -11,15 +11,13 @@ import torch
 
 import checkpoint
 import runtime
-from config import configure, fail
+from config import configure, fail, reason
 
 # -----------------------------------------------------------------------------
-init_from = (
-    'resume'  # 'resume': the best checkpoint of out_dir; else a pretrained name or a directory with a model
-)
+init_from = 'resume'  # 'resume': the best checkpoint of out_dir; else a name such as 'gpt2', or a directory
 out_dir = 'out'  # a run, or one checkpoint of it
 start = (
-    '\n'  # the prompt, special tokens such as <|endoftext|> included; FILE:prompt.txt reads it from a file
+    '\n'  # the prompt; may hold special tokens such as <|endoftext|>; FILE:prompt.txt reads it from a file
 )
 num_samples = 10
 max_new_tokens = 500  # of each sample; it ends sooner at the end of text
@@ -55,7 +53,7 @@ def read_prompt():
         with open(start.removeprefix('FILE:'), encoding='utf-8') as f:
             return f.read()
     except (OSError, UnicodeDecodeError) as e:
-        fail(f'cannot read the prompt {start}: {getattr(e, "strerror", None) or e}')
+        fail(f'cannot read the prompt {start}: {reason(e)}')
 
 
 def print_sample(model, vocabulary, inputs):
@@ -102,7 +100,4 @@ def print_fillings(model, vocabulary, prompt, where, count=5):
 
 if __name__ == '__main__':
     configure(globals())
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    main()

@@ -1,7 +1,7 @@
 """Where text comes from: named corpora, local files of many formats, data sets of the Hugging Face hub; and `clean`.
 
 Everything here is a stream of documents, one str each: memory does not grow with the corpus and nothing is
-copied to disk. A text file is one document; a long one is cut into several at a line end.
+copied to disk (but what a URL names). A text file is one document; a long one is cut into several at a line end.
 """
 
 import glob
@@ -18,7 +18,7 @@ import urllib.parse
 import urllib.request
 import zlib
 
-from config import fail, progress
+from config import fail, need, progress, reason
 
 LONGEST = (
     1 << 24
@@ -89,7 +89,9 @@ def download(url):
                 if bar.total and bar.n < bar.total:
                     raise OSError(f'it broke off after {bar.n:,} of {bar.total:,} bytes')
     except OSError as e:  # URLError and time-outs are OSErrors
-        fail(f'cannot download {url}: {getattr(e, "reason", e)}; with the file at hand, use --files=PATH')
+        fail(
+            f'cannot download {url}: {reason(getattr(e, "reason", e))}; with the file at hand, use --files=PATH'
+        )
     kept.flush()
     download.kept.append(kept)
     return kept.name
@@ -118,7 +120,7 @@ def documents(paths, text_field='text', done=lambda n: None):
         except UnicodeDecodeError as e:
             fail(f'{path} is not UTF-8 text ({e.reason} near byte {e.start:,}); convert it or leave it out')
         except (OSError, EOFError, zlib.error) as e:
-            fail(f'cannot read {path}: {getattr(e, "strerror", None) or e}')
+            fail(f'cannot read {path}: {reason(e)}')
 
 
 def compression(path):
@@ -129,8 +131,7 @@ def decompressed(raw, compressed):
     if compressed == '.gz':
         return gzip.GzipFile(fileobj=raw)
     if compressed == '.zst':
-        import pyarrow
-
+        pyarrow = need('pyarrow')
         return io.BufferedReader(pyarrow.CompressedInputStream(raw, 'zstd'))
     return raw
 
@@ -165,10 +166,9 @@ def json_lines(stream, path, text_field):
 
 
 def parquet_rows(stream, path, text_field):
-    import pyarrow.parquet
-
+    pyarrow, parquet = need('pyarrow'), need('pyarrow.parquet')
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path)
         if text_field not in file.schema_arrow.names:
             fail(
                 f'{path} has no field {text_field!r}, only {", ".join(file.schema_arrow.names)}; use --text_field'
@@ -191,9 +191,8 @@ def hub_revision(hub):
     try:
         return HfApi().dataset_info(hub, timeout=30).sha
     except Exception as e:  # the hub's errors and the network's
-        reason = str(e).strip().splitlines()[0]
         fail(
-            f'cannot reach the data set {hub} on the Hugging Face hub: {reason}; local text is read with --files=GLOB'
+            f'cannot reach the data set {hub} on the Hugging Face hub: {reason(e)}; local text: --files=GLOB'
         )
 
 
@@ -202,15 +201,14 @@ def hub_documents(hub, hub_config, split, revision, text_field, done):
 
     `done` is called with 1 for each.
     """
-    from datasets import load_dataset
-
+    load_dataset = need('datasets').load_dataset
     where = f'{hub} {hub_config}'.strip()
     try:
         pinned = {} if revision == 'local' else {'revision': revision}
         rows = iter(load_dataset(hub, hub_config or None, split=split, streaming=True, **pinned))
         first = next(rows, {text_field: ''})
     except Exception as e:  # datasets raises what its many readers raise
-        fail(f'cannot read the data set {where}: {str(e).strip().splitlines()[0]}')
+        fail(f'cannot read the data set {where}: {reason(e)}')
     if text_field not in first or not isinstance(first[text_field], str | None):
         fail(
             f'the data set {where} has no text in the field {text_field!r}, only {", ".join(first)}; use --text_field'
@@ -221,7 +219,7 @@ def hub_documents(hub, hub_config, split, revision, text_field, done):
             yield text
             done(1)
     except Exception as e:
-        fail(f'cannot read the data set {where}: {str(e).strip().splitlines()[0]}')
+        fail(f'cannot read the data set {where}: {reason(e)}')
 
 
 def articles(lines):

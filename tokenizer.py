@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import configure, fail, progress
+from config import configure, fail, need, progress, reason
 from sources import clean, documents, local_files
 
 # -----------------------------------------------------------------------------
@@ -69,18 +69,12 @@ class Tokenizer:
         """The smallest of uint16 and uint32 that holds every id: what token files are written in."""
         return np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
 
-    @property
-    def ordinary(self):
-        """Ids of the tokens that text is made of, as an array: the vocabulary without its special tokens."""
-        return np.setdiff1d(np.arange(self.vocab_size), list(self.spelled.values()))
-
 
 class BuiltIn(Tokenizer):
     """One of tiktoken's vocabularies; the special tokens it lacks take the ids above its own."""
 
     def __init__(self, name):
-        import tiktoken
-
+        tiktoken = need('tiktoken')
         self.name = name
         try:
             self.encoding = tiktoken.get_encoding(BUILT_IN[name])
@@ -258,10 +252,9 @@ def download_tokenizer(repository):
         )  # without network this fails at once, a download after 24 s
         return hf_hub_download(repository, 'tokenizer.json')
     except Exception as e:  # the hub's errors and the network's
-        reason = str(e).strip().splitlines()[0]
         fail(
             f'there is no vocabulary {repository!r}: not built in ({", ".join(BUILT_IN)}), not learned '
-            f'({", ".join(KINDS)}), no such directory, and the hub says: {reason}'
+            f'({", ".join(KINDS)}), no such directory, and the hub says: {reason(e)}'
         )
 
 
@@ -276,7 +269,7 @@ def main():
         os.makedirs(out_dir, exist_ok=True)
         tokenizer.save(out_dir)
     except OSError as e:
-        fail(f'cannot write {out_dir}: {e.strerror}')
+        fail(f'cannot write {out_dir}: {reason(e)}')
     print(
         f'{kind} vocabulary of {tokenizer.vocab_size:,} tokens, special ones included, in {out_dir}/tokenizer.json'
     )

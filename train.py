@@ -25,10 +25,11 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 import checkpoint
 import objectives
 import runtime
-from config import clock, configure, fail, size
+from config import clock, configure, fail, reason, size
 from loader import open_split, read_meta, read_rows, windows
 from model import ARCHITECTURES, Config, Transformer
 from monitor import Monitor
+from pretrained import PRETRAINED
 
 # -----------------------------------------------------------------------------
 # the run
@@ -95,14 +96,15 @@ def main(settings):
 
     # The model, new or from what was saved.
     torch.manual_seed(seed)
-    model, state = build_model(meta)
+    model, state, saved = build_model(meta)
     if rank == 0 and not eval_only:
         make_out_dir()
     model.to(where)
-    optimizer = make_optimizer(model, where)
+    with runtime.user_errors():
+        optimizer = make_optimizer(model)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == torch.float16)
     if init_from == 'resume':
-        checkpoint.load_optimizer(checkpoint.latest(out_dir), optimizer, scaler)
+        checkpoint.load_optimizer(saved, optimizer, scaler)
     tokens_per_step = batch_size * block_size * gradient_accumulation_steps
     flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
     peak = runtime.peak_flops(where, precision) * world_size
@@ -116,21 +118,19 @@ def main(settings):
         say(f'utilisation is {size(flops_per_token)} FLOPs a token (6 N + 12 L C T) of {size(peak)} FLOP/s')
     compiled = compile_model(model, where, say)
     forward = compiled
-    if world_size > 1:  # gradients are averaged over the processes during backward
-        forward = DDP(
-            compiled, device_ids=[where.index] if where.type == 'cuda' else None, broadcast_buffers=False
-        )
+    if torch.distributed.is_initialized():  # averages the gradients over the processes during backward
+        forward = DDP(compiled, [where.index] if where.type == 'cuda' else None, broadcast_buffers=False)
 
     # The loop.
     monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only)
     interrupt = Interrupt()
-    stopping, mark = False, None  # mark: (step, time) since which the speed is measured
+    began, mark = time.time(), None  # mark: (step, time) since which the speed is measured
     for step in itertools.count(state['step']):
         state['step'] = step
-        if stopping:
+        if runtime.sum_over_processes(torch.tensor(float(interrupt.asked))):  # any of them
             if rank == 0 and step > 0:
                 save(state | dict(val_loss=None), settings, meta, model, optimizer, scaler)
-            say(f'stopped at step {step}; go on with the same command and --init_from=resume')
+            ending = f'stopped at step {step}; go on with the same command and --init_from=resume'
             break
         if step % eval_interval == 0 or step >= max_iters or eval_only:
             losses = estimate_losses(compiled, data, meta, where, precision, rank, world_size)
@@ -145,9 +145,10 @@ def main(settings):
                 say(f'saved {path}')
             mark = None
             if patience and step - state['best_step'] >= patience * eval_interval:
-                say(f'stopped at step {step}: no better validation loss since step {state["best_step"]}')
+                ending = f'stopped at step {step}: no better validation loss since step {state["best_step"]}'
                 break
         if step >= max_iters or eval_only:
+            ending = 'done'
             break
 
         # One update. The loss is a sum over the tokens that the whole global batch predicts, divided by their number,
@@ -155,35 +156,34 @@ def main(settings):
         lr = learning_rate_at(step)
         for group in optimizer.param_groups:
             group['lr'] = lr
-        torch.manual_seed(
-            (seed * 1_000_003 + step) * 4099 + rank
-        )  # dropout is a function of the step: no state to save
-        micro_steps = range(rank, gradient_accumulation_steps, world_size)
-        batches = [
-            make_batch(data['train'], step * gradient_accumulation_steps + m, seed, meta) for m in micro_steps
-        ]
+        first = (
+            step * gradient_accumulation_steps
+        )  # micro-batches are numbered through the run and dealt out in turn
+        numbers = range(first + rank, first + gradient_accumulation_steps, world_size)
+        batches = [make_batch(data['train'], number, seed, meta) for number in numbers]
         predicted = sum(int((batch['targets'] != -100).sum()) for batch in batches)
-        totals = torch.tensor([float(predicted), float(interrupt.asked)]).to(where)
-        runtime.sum_over_processes(totals, world_size)
+        predicted = runtime.sum_over_processes(
+            torch.tensor(float(predicted))
+        ).item()  # on the host: no GPU waits
         loss = torch.zeros((), device=where)
-        for i, batch in enumerate(batches):
-            last = i == len(batches) - 1
-            with (
-                nullcontext() if last or world_size == 1 else forward.no_sync(),
-                runtime.autocast(where, precision),
-            ):
-                part = forward(**runtime.to_device(batch, where)) / totals[0]
+        for number, batch in zip(numbers, batches, strict=True):
+            torch.manual_seed(
+                (seed * 1_000_003 + number) % 2**63
+            )  # so dropout needs no state, and no other processes
+            last = number == numbers[-1]
+            with nullcontext() if last or forward is compiled else forward.no_sync():
+                with runtime.autocast(where, precision):
+                    part = forward(**runtime.to_device(batch, where)) / predicted
+                scaler.scale(part * world_size).backward()  # DDP divides by world_size
             loss += part.detach()
-            scaler.scale(part * world_size).backward()  # DDP divides by world_size
         scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        stopping = bool(totals[1])  # known since before the backward pass: a GPU is not waited for
 
         if step % log_interval == 0:
-            loss = runtime.sum_over_processes(loss, world_size).item()  # waits for the GPU
+            loss = runtime.sum_over_processes(loss).item()  # waits for the GPU
             now = time.time()
             record = dict(step=step, loss=loss, norm=norm.item(), lr=lr)
             if mark:
@@ -193,7 +193,8 @@ def main(settings):
             mark = (step, now)
             say(log_line(record, tokens_per_step))
             monitor.write(**record)
-    if world_size > 1:
+    say(f'{ending} ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(where))}B)')
+    if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
@@ -224,6 +225,8 @@ def check_settings(world_size):
         fail(f'block_size = {block_size} leaves nothing to hide between cls and sep')
     if not 0 < mask_ratio < 1:
         fail(f'mask_ratio = {mask_ratio} should lie between 0 and 1')
+    if not 0 <= wsd_decay <= 1:
+        fail(f'wsd_decay = {wsd_decay} should lie between 0 and 1')
     if decay_lr and schedule != 'constant' and warmup_iters > lr_decay_iters:
         fail(f'warmup_iters = {warmup_iters} should not exceed lr_decay_iters = {lr_decay_iters}')
 
@@ -233,53 +236,57 @@ def make_out_dir():
         os.makedirs(out_dir, exist_ok=True)
         tempfile.TemporaryFile(dir=out_dir).close()
     except OSError as e:
-        fail(f'cannot write into out_dir = {out_dir!r}: {e.strerror}')
+        fail(f'cannot write into out_dir = {out_dir!r}: {reason(e)}')
 
 
 def build_model(meta):
-    """The model and where the run stands: step, best validation loss and its step, an id of the run."""
+    """(model, where the run stands, the checkpoint it comes from or None).
+
+    Where it stands: the step, the best validation loss so far and its step, and an id of the run.
+    """
     state = dict(step=0, best_val_loss=None, best_step=0, run=os.urandom(4).hex())
+    path = checkpoint.latest(out_dir) if init_from == 'resume' else checkpoint.find(init_from, out_dir)
     if init_from == 'scratch':
         shape = dict(
             block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd, dropout=dropout, bias=bias
         )
         with runtime.user_errors():
             model = Transformer(Config(vocab_size=meta['vocab_size'], **shape, **ARCHITECTURES[arch]))
-    elif init_from == 'resume' or checkpoint.every(init_from) or Path(init_from, 'state.json').exists():
-        path = checkpoint.latest(out_dir) if init_from == 'resume' else checkpoint.best(init_from)
+    elif path:
         saved = checkpoint.read_state(path)
         if saved['tokenizer_hash'] != meta['tokenizer_hash']:
             fail(f'{path} was trained with another vocabulary than the one of data/{dataset}')
         if init_from == 'resume':
             state = {name: saved[name] for name in state}
-            if block_size != saved['settings']['block_size']:
-                fail(
-                    f'block_size = {block_size} cannot change on resuming: {path} has {saved["settings"]["block_size"]}'
-                )
+            before = saved['settings']['block_size']
+            if block_size != before:
+                fail(f'block_size = {block_size} cannot change on resuming: {path} has {before}')
         model = checkpoint.load_model(path, block_size=block_size, dropout=dropout)
     else:
         model = checkpoint.load_model(init_from, block_size=block_size, dropout=dropout)
         # prepare.py's special tokens may lie in the padding rows, as those of gpt2 do
-        if not model.config.vocab_size <= meta['vocab_size'] <= model.config.padded_vocab_size:
+        fits = model.config.vocab_size <= meta['vocab_size'] <= model.config.padded_vocab_size
+        if not fits or (
+            init_from in PRETRAINED and init_from.startswith('gpt2') and meta['tokenizer'] != 'gpt2'
+        ):
             fail(
-                f'{init_from} has a vocabulary of {model.config.vocab_size:,} tokens, data/{dataset} one of '
-                f'{meta["vocab_size"]:,}; prepare the data with its --tokenizer'
+                f'{init_from} has a vocabulary of its own ({model.config.vocab_size:,} tokens), data/{dataset} another '
+                f'({meta["vocab_size"]:,}); prepare the data with the --tokenizer of the model'
             )
     if model.config.causal != (objective == 'causal'):
         kind = 'a causal model' if model.config.causal else 'a masked model'
         fail(
             f'objective = {objective!r} does not fit {kind}: GPT is causal (arch=gpt2), BERT is masked (arch=bert)'
         )
-    return model, state
+    return model, state, path
 
 
-def make_optimizer(model, where):
+def make_optimizer(model):
     """AdamW (Loshchilov & Hutter 2019), with weight decay on matrices and embeddings, not on biases and norms."""
     decayed = [p for p in model.parameters() if p.dim() > 1]
     others = [p for p in model.parameters() if p.dim() <= 1]
     groups = [dict(params=decayed, weight_decay=weight_decay), dict(params=others, weight_decay=0.0)]
-    fused = where.type in ('cuda', 'cpu')
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(beta1, beta2), fused=fused)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(beta1, beta2), fused=True)
 
 
 def compile_model(model, where, say):
@@ -290,7 +297,7 @@ def compile_model(model, where, say):
         say(f'not compiled: {reason}')
         return model
     say('compiling: the first step takes longer')
-    return torch.compile(model)
+    return torch.compile(model, dynamic=False)  # every batch has the same shape
 
 
 def learning_rate_at(step):
@@ -331,7 +338,7 @@ def estimate_losses(model, data, meta, where, precision, rank, world_size):
             with runtime.autocast(where, precision):
                 total[0] += model(**batch)
             total[1] += (batch['targets'] != -100).sum()
-        loss, predicted = runtime.sum_over_processes(total, world_size).tolist()
+        loss, predicted = runtime.sum_over_processes(total).tolist()
         losses[split] = loss / predicted
     model.train()
     return losses
@@ -340,7 +347,7 @@ def estimate_losses(model, data, meta, where, precision, rank, world_size):
 def save(state, settings, meta, model, optimizer, scaler):
     """Write a checkpoint -> its directory."""
     vocabulary = {name: meta[name] for name in ('tokenizer_hash', 'special')}
-    state = state | vocabulary | dict(settings=settings)
+    state = state | vocabulary | dict(data_hash=meta.get('sha256'), settings=settings)
     return checkpoint.save(out_dir, state, model, optimizer, scaler, Path('data', dataset))
 
 
@@ -369,7 +376,10 @@ def log_line(record, tokens_per_step):
 
 
 if __name__ == '__main__':
+    chosen = configure(globals())
     try:
-        main(configure(globals()))
-    except KeyboardInterrupt:  # the second Ctrl-C
-        raise SystemExit(130) from None
+        main(chosen)
+    except torch.OutOfMemoryError:
+        fail(
+            'out of GPU memory: halve batch_size and double gradient_accumulation_steps; the result stays the same'
+        )

@@ -9,6 +9,7 @@ Python files and by flags, files first, later ones winning:
 
 import ast
 import difflib
+import importlib
 import os
 import sys
 import types
@@ -16,9 +17,31 @@ import types
 
 def fail(message):
     """End the program the way every error that a user can cause ends: one line on stderr, exit code 2."""
-    if os.environ.get('RANK', '0') == '0':  # under torchrun every process finds the same mistake: say it once
+    if (
+        os.environ.get('LOCAL_RANK', '0') == '0'
+    ):  # torchrun's processes find the same mistake: say it once a machine
         print(f'error: {message}', file=sys.stderr, flush=True)
     raise SystemExit(2)
+
+
+def reason(e):
+    """An exception in a few words of one line: what the system says, else the first line of its text, else its type."""
+    text = str(getattr(e, 'strerror', None) or e).strip()
+    return text.splitlines()[0] if text else type(e).__name__
+
+
+def need(package):
+    """Import an optional package, or end the program saying how to get it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        fail(f'this needs the package {package}: pip install {package}')
+
+
+def quiet_on_interrupt(kind, error, trace):
+    """sys.excepthook: whoever presses Ctrl-C wants no traceback."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
 
 
 def configure(script, argv=None, positional=()):
@@ -29,6 +52,7 @@ def configure(script, argv=None, positional=()):
     positional: settings that bare words fill in this order (`prepare.py NAME`); other bare words are config files.
     Ends the program with one line for an unknown name, a wrong type or an unreadable file.
     """
+    sys.excepthook = quiet_on_interrupt
     argv = sys.argv[1:] if argv is None else argv
     block = settings_block(script['__file__'])
     if '--help' in argv or '-h' in argv:
@@ -44,9 +68,7 @@ def configure(script, argv=None, positional=()):
         else:
             read_config_file(word, settings)
     for flag in flags:
-        name, equals, value = flag.lstrip('-').partition(
-            '='
-        )  # only the first '=': a value may hold more of them
+        name, equals, value = flag.lstrip('-').partition('=')  # at the first: a value may hold more of them
         check_known(name, settings, 'the command line')
         if not equals and settings[name] is False:
             value = 'True'  # --json is short for --json=True
@@ -76,9 +98,7 @@ def read_config_file(path, settings):
         with open(path, encoding='utf-8') as f:
             code = compile(f.read(), path, 'exec')
     except (OSError, UnicodeDecodeError) as e:
-        fail(
-            f'cannot read the config file {path}: {getattr(e, "strerror", None) or e}; settings are written --name=value'
-        )
+        fail(f'cannot read the config file {path}: {reason(e)}; settings are written --name=value')
     except SyntaxError as e:
         fail(f'{path}, line {e.lineno}: {e.msg}')
     namespace = dict(settings, __name__='__config__', __file__=path)

@@ -15,7 +15,7 @@ gradient_accumulation_steps = 4 * 8
 learning_rate = 6e-4
 min_lr = 6e-5
 warmup_iters = 700
-max_iters = 19073  # 10B tokens: once through OpenWebText; 600,000 steps are nanoGPT's 300B
+max_iters = 19073  # 10B tokens: a little more than once through OpenWebText; nanoGPT's 300B are 572,000 steps
 lr_decay_iters = 19073
 weight_decay = 0.1
 

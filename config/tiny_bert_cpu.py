@@ -19,11 +19,11 @@ learning_rate = 2e-3
 min_lr = 0
 schedule = 'linear'
 warmup_iters = 100
-max_iters = 800
-lr_decay_iters = 800
+max_iters = 500
+lr_decay_iters = 500
 beta2 = 0.98
 
-eval_interval = 200
+eval_interval = 100
 eval_iters = 16
 log_interval = 20
 

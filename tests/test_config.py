@@ -192,9 +192,9 @@ def test_bare_words_fill_positional_settings_before_files(settle, write):
     assert settings['start'] == 'never' and settings['steps'] == 2
 
 
-def test_only_the_first_process_of_torchrun_speaks(settle, monkeypatch, capfd):
+def test_only_the_first_process_of_a_machine_speaks(settle, monkeypatch, capfd):
     for rank, lines in (('0', 1), ('1', 0)):
-        monkeypatch.setenv('RANK', rank)
+        monkeypatch.setenv('LOCAL_RANK', rank)
         with pytest.raises(SystemExit) as end:
             settle('--stpes=3')
         assert end.value.code == 2 and capfd.readouterr().err.count('\n') == lines
