@@ -15,11 +15,11 @@ gradient_accumulation_steps = 1
 learning_rate = 4e-3  # small models stand high rates
 min_lr = 0
 warmup_iters = 50
-max_iters = 500
-lr_decay_iters = 500
+max_iters = 420
+lr_decay_iters = 420
 beta2 = 0.99  # few tokens a step: a longer memory of the gradients' size
 weight_decay = 0.1
 
-eval_interval = 100
+eval_interval = 105
 eval_iters = 16
 log_interval = 20
