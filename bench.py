@@ -1,7 +1,7 @@
 """How fast this project is: training, generation, preparing data; beside nanoGPT in the same run, as ratios.
 
     python bench.py --nanogpt=../nanoGPT                    # all, against a checkout of nanoGPT
-    python bench.py train --n_layer=12 --n_head=12 --n_embd=768 --block_size=1024 --batch_size=16 --vocab_size=50257
+    python bench.py train --n_layer=12 --n_head=12 --n_embd=768 --block_size=1024 --batch_size=16 --vocab_size=50304
 
 Machines drift: what is compared takes turns, round by round, and medians are quoted. Both sides run as shipped: the real
 train.py and prepare.py as a user starts them, on the same tokens and the same text. Needs tiktoken's GPT-2 vocabulary
