@@ -98,13 +98,16 @@ def autocast(device, dtype):
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def ready_to_generate(model, device, dtype):
+def ready_to_generate(model, device, dtype, compile=False):
     """Move a model to the device in the form that generates fastest there; `dtype` is the setting, 'auto' or a name."""
     model.eval().to(device)
-    if dtype == 'auto' and device.type == 'cpu' and 'fbgemm' in torch.backends.quantized.supported_engines:
+    x86 = device.type == 'cpu' and 'fbgemm' in torch.backends.quantized.supported_engines
+    if x86 and dtype == 'auto' and not compile:
         model.pack()
-    else:
-        model.to(choose_dtype(dtype, device))
+        return model
+    model.to(choose_dtype(dtype, device))
+    if compile:
+        model.hidden = torch.compile(model.hidden, dynamic=True)  # the cache grows by a position a step
     return model
 
 

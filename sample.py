@@ -27,6 +27,7 @@ top_p = 1.0  # choose among the likeliest that make up this probability
 seed = 1337
 device = 'auto'  # as in train.py
 dtype = 'auto'  # of the weights; auto is bf16 where the hardware has it, packed fp16 on an x86 CPU
+compile = False  # torch.compile: slower to start, worth it for many samples on a GPU
 # -----------------------------------------------------------------------------
 
 
@@ -35,7 +36,7 @@ def main():
     if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or max_new_tokens < 0:
         fail('temperature, top_k and max_new_tokens should be at least 0, top_p above 0 and at most 1')
     model, vocabulary = checkpoint.load(init_from, out_dir)
-    runtime.ready_to_generate(model, where, dtype)
+    runtime.ready_to_generate(model, where, dtype, compile)
     prompt = read_prompt()
     torch.manual_seed(seed)
     if model.config.causal:
