@@ -198,9 +198,8 @@ def load_nanogpt():
     module = importlib.util.module_from_spec(spec)
     sys.modules['nanogpt_model'] = module  # its dataclass looks itself up there
     spec.loader.exec_module(module)
-    c = model_config()
-    shape = dict(block_size=block_size, vocab_size=vocab_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
-    return module.GPT(module.GPTConfig(**shape, dropout=0.0, bias=c.bias))
+    names = ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd', 'dropout', 'bias')
+    return module.GPT(module.GPTConfig(**{name: getattr(model_config(), name) for name in names}))
 
 
 # --- preparing data ---------------------------------------------------------------

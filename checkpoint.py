@@ -35,15 +35,12 @@ def save(out_dir, state, model, optimizer, scaler, vocabulary_dir):
         for name in ('tokenizer.json', 'tokenizer.txt'):
             if Path(vocabulary_dir, name).exists():
                 shutil.copyfile(Path(vocabulary_dir, name), partial / name)
-        torch.save(
-            {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict()}, partial / 'optimizer.pt'
-        )
+        tensors = {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict()}
+        torch.save(tensors, partial / 'optimizer.pt')
         (partial / 'state.json').write_text(json.dumps(state, indent=2) + '\n')
         for path in partial.iterdir():
             flush(path)
-        if (
-            final.exists() and read_state(final)['run'] == state['run']
-        ):  # resumed from: it holds these very weights
+        if final.exists() and read_state(final)['run'] == state['run']:  # resumed from: the very same weights
             os.replace(partial / 'state.json', final / 'state.json')
             shutil.rmtree(partial)
         else:
@@ -54,7 +51,7 @@ def save(out_dir, state, model, optimizer, scaler, vocabulary_dir):
         OSError,
         RuntimeError,
         SafetensorError,
-    ) as e:  # a full disk is the last two to torch and safetensors
+    ) as e:  # to torch and safetensors a full disk is the last two
         shutil.rmtree(partial, ignore_errors=True)
         fail(f'cannot write the checkpoint {final}: {reason(e)}')
     states = {path: read_state(path) for path in every(out_dir)}
