@@ -47,11 +47,8 @@ def save(out_dir, state, model, optimizer, scaler, vocabulary_dir):
             remove(final)  # an earlier run's
             partial.rename(final)
         flush(out_dir)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as e:  # to torch and safetensors a full disk is the last two
+    # a full disk is a RuntimeError to torch and a SafetensorError to safetensors
+    except (OSError, RuntimeError, SafetensorError) as e:
         shutil.rmtree(partial, ignore_errors=True)
         fail(f'cannot write the checkpoint {final}: {reason(e)}')
     states = {path: read_state(path) for path in every(out_dir)}
