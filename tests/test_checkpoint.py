@@ -161,21 +161,26 @@ def test_killed_at_any_moment_a_whole_checkpoint_remains(save, tmp_path, monkeyp
     raise AssertionError('never finished')
 
 
-@pytest.fixture
-def full_disk():
-    """Files of this process cannot grow past `full_disk(bytes)`: the system refuses to write, as on a full disk."""
+@contextmanager
+def full_disk(size):
+    """Files of this process cannot grow past so many bytes: the system refuses to write, as on a full disk.
+
+    Lifted as soon as possible: pytest's own output may be a file longer than that.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize('size', [2_000, 100_000, 250_000])  # tokenizer or weights, weights, optimizer
-def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(save, tmp_path, capsys, full_disk, size):
+def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(save, tmp_path, capsys, size):
     path, out = save(1, 1.0), tmp_path / 'out'
     sizes = {p.name: p.stat().st_size for p in path.iterdir()}
     assert sizes['tokenizer.json'] < 100_000 < sizes['model.safetensors'] < 250_000 < sizes['optimizer.pt']
-    with ends_in_one_line(capsys, 'cannot write the checkpoint', 'step-00000002'):
-        full_disk(size)
+    with ends_in_one_line(capsys, 'cannot write the checkpoint', 'step-00000002'), full_disk(size):
         save(2, 0.5)
     assert os.listdir(out) == ['step-00000001'] and checkpoint.load_model(path)
 
