@@ -1,5 +1,6 @@
 """checkpoint.py: what stays, what survives a crash or a full disk, and what is not executed."""
 
+import contextlib
 import math
 import os
 import pickle
@@ -161,7 +162,7 @@ def test_killed_at_any_moment_a_whole_checkpoint_remains(save, tmp_path, monkeyp
     raise AssertionError('never finished')
 
 
-@contextmanager
+@contextlib.contextmanager
 def full_disk(size):
     """Files of this process cannot grow past so many bytes: the system refuses to write, as on a full disk.
 
