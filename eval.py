@@ -7,11 +7,12 @@
 A causal model is scored in overlapping windows, so that every token has at least block_size - stride tokens of context
 (all there are, near the beginning); a masked one at 15 % of the tokens. The training split is scored in the same way
 on an even sample of it. Where its loss is well below the validation loss and it was seen more than once, the model has
-overfitted; seen once or less, the gap can only come from the splits.
+overfitted; seen once or less, the gap can only come from the splits. Each part of a mixture is scored on its own.
 """
 
 import json as json_format
 import math
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -20,19 +21,19 @@ import checkpoint
 import objectives
 import runtime
 from config import configure, fail, progress
-from loader import open_split, read_meta
+from loader import mixture, open_split, read_meta
 
 # -----------------------------------------------------------------------------
 init_from = 'resume'  # 'resume': the best checkpoint of out_dir; else a name such as 'gpt2', or a directory
 out_dir = 'out'  # a run, or one checkpoint of it
-dataset = ''  # data/DATASET; '': the one the checkpoint was trained on
+dataset = ''  # data/DATASET or a mixture, as in train.py; '': the one the checkpoint was trained on
 block_size = 0  # tokens in a window; 0: as many as the model sees
 stride = 0  # tokens between windows; 0: half of block_size; as many as block_size: no overlap, as in training
 batch_size = 8  # windows at a time
 train_tokens = 50_000  # size of the sample of the training split; 0: leave it out
 device = 'auto'  # as in train.py
 dtype = 'auto'
-json = False  # print one JSON object instead of the table
+json = False  # print a JSON object, one line, instead of the table
 # -----------------------------------------------------------------------------
 
 MASK_RATIO = 0.15  # always: a higher one in training makes another task
@@ -61,11 +62,26 @@ def main():
     stride = block_size if not model.config.causal else stride or max(1, block_size // 2)
     if not 1 <= stride <= block_size:
         fail(f'stride = {stride} should lie between 1 and block_size = {block_size}')
-    splits = {split: open_split(dataset, split, block_size) for split in ('train', 'val')}
+    parts = {
+        name: {split: open_split(name, split, block_size) for split in ('train', 'val')}
+        for name in mixture(dataset)
+    }
     if batch_size < 1:
         fail(f'batch_size = {batch_size} should be at least 1')
     model.eval().to(where)
-    results = dict(model=str(path or init_from), dataset=dataset, block_size=block_size, stride=stride)
+    for name, splits in parts.items():
+        results = dict(model=str(path or init_from), dataset=name, block_size=block_size, stride=stride)
+        results |= evaluate(model, splits, read_meta(name), where, precision)
+        if train_tokens:
+            results['gap'] = results['val']['loss'] - results['train']['loss']
+            results['epochs'] = epochs_seen(state, name, len(splits['train']))
+            results['overfitting'] = results['epochs'] > 1 and results['gap'] > GAP * results['val']['loss']
+        print(json_format.dumps(results) if json else table(results, model.config.causal))
+
+
+def evaluate(model, splits, meta, where, precision):
+    """The scores of each split of a data set and the rate to beat -> dict."""
+    results = {}
     for split, tokens in splits.items():
         if split == 'train' and not train_tokens:
             continue
@@ -74,20 +90,16 @@ def main():
         if model.config.causal:
             per_byte = meta[split]['tokens'] / meta[split]['bytes']
             results[split]['bits_per_byte'] = results[split]['loss'] / math.log(2) * per_byte
-    results['commonest_token_rate'] = commonest_token_rate(splits, meta)
-    if train_tokens:
-        results['gap'] = results['val']['loss'] - results['train']['loss']
-        results['epochs'] = epochs_seen(state, len(splits['train']))
-        results['overfitting'] = results['epochs'] > 1 and results['gap'] > GAP * results['val']['loss']
-    print(json_format.dumps(results) if json else table(results, model.config.causal))
+    return results | dict(commonest_token_rate=commonest_token_rate(splits, meta))
 
 
-def epochs_seen(state, length):
+def epochs_seen(state, name, length):
     """How often the checkpoint has seen the training split; 0 for a model from elsewhere or trained on other data."""
-    if not state or state['settings']['dataset'] != dataset:
+    if not state:
         return 0.0
+    shares = state.get('mixture', {state['settings']['dataset']: 1})  # older checkpoints know no mixtures
     factors = (state['settings'][k] for k in ('block_size', 'batch_size', 'gradient_accumulation_steps'))
-    return state['step'] * math.prod(factors) / length
+    return float(Fraction(shares.get(name, 0)) * state['step'] * math.prod(factors) / length)
 
 
 def every_window(length):

@@ -2,9 +2,13 @@
 
 Rows are numbered through the whole run. An epoch visits every window of the split once, in shuffled order; the next
 one is cut at another offset. Whatever the number of processes, each takes its rows of the step by their numbers.
+
+A mixture, 'wikipedia:0.3,fineweb-edu:0.6,github-code:0.1', deals the rows to its data sets; each numbers its own anew and
+visits them in epochs of its own. A plain data set is a mixture of one.
 """
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +16,88 @@ import numpy as np
 from config import fail
 
 
+def mixture(dataset):
+    """The data sets that `dataset` means and their shares of the rows, {name: Fraction}, the greatest first, 1 in all.
+
+    'a:2,b:1' lists them, with weights of any size; a name that `prepare.py mix` wrote means what its meta.json lists; any
+    other name means itself. Ends the program with one line unless all are there and share a vocabulary.
+    """
+    if ':' in dataset or ',' in dataset:
+        listed = [item.strip().partition(':')[::2] for item in dataset.split(',')]
+    else:
+        listed = directory_meta(dataset).get('mixture', {dataset: 1}).items()
+    weights, hashes = {}, {}
+    for name, weight in listed:
+        if name in weights:
+            fail(f'the mixture {dataset!r} names {name} twice')
+        try:
+            weights[name] = Fraction(str(weight))
+        except (ValueError, ZeroDivisionError):
+            weights[name] = Fraction(0)
+        if weights[name] <= 0:
+            fail(
+                f'the mixture {dataset!r} should be NAME:WEIGHT,NAME:WEIGHT, each weight above 0: {name}:{weight}'
+            )
+        meta = directory_meta(name)
+        if 'mixture' in meta:
+            fail(f'{name} in {dataset!r} is a mixture itself: name what it consists of')
+        hashes[name] = meta['tokenizer_hash']
+    heaviest_first = sorted(weights, key=lambda name: (-weights[name], name))
+    for name in heaviest_first:
+        if hashes[name] != hashes[heaviest_first[0]]:
+            other = f'data/{heaviest_first[0]}'
+            fail(
+                f'data/{name} and {other} have different vocabularies; prepare data/{name} with --tokenizer={other}'
+            )
+    return {name: weights[name] / sum(weights.values()) for name in heaviest_first}
+
+
 def read_meta(dataset):
-    """What prepare.py wrote about a data set, as a dict; ends the program with one line if there is none."""
-    path = Path('data', dataset, 'meta.json')
+    """What prepare.py wrote about a data set; of a mixture, that on which all parts agree, such as the vocabulary -> dict.
+
+    It tells the shares as 'mixture' and the hashes of the files as 'data_hash', both by name, all as JSON can hold it.
+    """
+    shares = mixture(dataset)
+    metas = {name: directory_meta(name) for name in shares}
+    first, *others = metas.values()
+    agreed = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+    agreed['mixture'] = {name: str(share) for name, share in shares.items()}
+    agreed['data_hash'] = {name: meta.get('sha256') for name, meta in metas.items()}
+    return agreed
+
+
+def directory_meta(name):
+    """meta.json of data/NAME as a dict; ends the program with one line if there is none."""
+    path = Path('data', name, 'meta.json')
     try:
         meta = json.loads(path.read_text())
-        _ = np.dtype(meta['dtype']), meta['train']['tokens'], meta['val']['tokens']
-        _ = meta['vocab_size'], meta['special'], meta['tokenizer_hash']
+        if 'mixture' in meta:
+            _ = list(meta['mixture'].items())[0]
+        else:
+            _ = np.dtype(meta['dtype']), meta['train']['tokens'], meta['val']['tokens']
+            _ = meta['vocab_size'], meta['special'], meta['tokenizer_hash']
         return meta
     except OSError:
-        fail(f'there is no data set in data/{dataset}; make it first: python prepare.py {dataset}')
-    except (ValueError, KeyError, TypeError):
-        fail(f'{path} is damaged; make the data set again: python prepare.py {dataset}')
+        fail(f'there is no data set in data/{name}; make it first: python prepare.py {name}')
+    except (ValueError, LookupError, TypeError, AttributeError):
+        fail(f'{path} is damaged; make the data set again: python prepare.py {name}')
 
 
-def open_split(dataset, split, block_size):
+def open_mixture(dataset, split, block_size):
+    """What `mixed_rows` reads: a list of (tokens, share), the split of each data set of the mixture."""
+    return [(open_split(name, split, block_size), share) for name, share in mixture(dataset).items()]
+
+
+def open_split(name, split, block_size):
     """The token ids of a split as a read-only memory map (tokens,), checked against meta.json and the block size."""
-    meta = read_meta(dataset)
-    path = Path('data', dataset, f'{split}.bin')
+    meta = directory_meta(name)
+    path = Path('data', name, f'{split}.bin')
     dtype = np.dtype(meta['dtype']).newbyteorder('<')
     expected = meta[split]['tokens'] * dtype.itemsize
     size = path.stat().st_size if path.exists() else 0
     if size != expected:
         fail(
-            f'{path} has {size:,} bytes where meta.json says {expected:,}; make it again: python prepare.py {dataset}'
+            f'{path} has {size:,} bytes where meta.json says {expected:,}; make it again: python prepare.py {name}'
         )
     if meta[split]['tokens'] <= block_size:
         fail(
@@ -49,8 +111,38 @@ def windows(tokens, block_size):
     return max(1, (len(tokens) - block_size) // block_size)
 
 
+def mixed_rows(parts, block_size, numbers, seed):
+    """Rows by their numbers in the run, (len(numbers), block_size + 1) int64: each from its part, a (tokens, share)."""
+    source, own = deal([share for _, share in parts], numbers)
+    rows = np.empty((len(source), block_size + 1), dtype=np.int64)
+    for i in np.unique(source):
+        rows[source == i] = read_rows(parts[i][0], block_size, own[source == i], seed)
+    return rows
+
+
+def deal(shares, numbers):
+    """The part that each row belongs to, as an index, and its number among that part's rows: int64 (len(numbers),) both.
+
+    Of the first r rows, r times its share, to the nearest whole row, are the first part's; the others are numbered anew
+    and dealt to the parts that follow in the same way. So each rounding moves less than one row into or out of any n
+    consecutive rows, and the parts that follow divide that by their shares. Where the shares fall, each of k >= 3 parts
+    has n times its share of them, within 1 + (1 + 1/2 + ... + 1/(k - 2)) rows; within 1 where there are two.
+    """
+    source, own = np.empty((2, len(numbers)), dtype=np.int64)
+    place = np.arange(len(numbers))
+    number = np.array(numbers, dtype=object)  # Python's integers, exact at any size
+    left = Fraction(1)
+    for i, share in enumerate(shares):
+        p, q = (share / left).as_integer_ratio()
+        before, after = (2 * number * p + q) // (2 * q), (2 * (number + 1) * p + q) // (2 * q)
+        here = after > before
+        source[place[here]], own[place[here]] = i, before[here]
+        place, number, left = place[~here], (number - before)[~here], left - share
+    return source, own
+
+
 def read_rows(tokens, block_size, numbers, seed):
-    """Rows by their numbers in the run, (len(numbers), block_size + 1) int64: each holds its last token's target too."""
+    """Rows of one part by their numbers in it, (len(numbers), block_size + 1) int64: each holds its last token's target too."""
     n = windows(tokens, block_size)
     slack = len(tokens) - 1 - n * block_size
     epochs, places = np.divmod(np.asarray(numbers, dtype=np.int64), n)

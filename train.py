@@ -26,7 +26,7 @@ import checkpoint
 import objectives
 import runtime
 from config import clock, configure, fail, reason, size
-from loader import open_split, read_meta, read_rows, windows
+from loader import mixed_rows, open_mixture, read_meta, windows
 from model import ARCHITECTURES, Config, Transformer
 from monitor import Monitor
 from pretrained import PRETRAINED
@@ -46,7 +46,7 @@ wandb_log = False  # to Weights & Biases too
 wandb_project = 'owt'
 wandb_run_name = 'gpt2'
 # data
-dataset = 'openwebtext'  # data/DATASET, made by prepare.py
+dataset = 'openwebtext'  # data/DATASET, made by prepare.py; 'a:0.7,b:0.3' takes 70 % of the rows from a, 30 % from b
 batch_size = 12  # rows in a micro-batch
 block_size = 1024  # tokens in a row
 gradient_accumulation_steps = 5 * 8  # micro-batches in a step, over all processes
@@ -92,7 +92,7 @@ def main(settings):
     say = functools.partial(print, flush=True) if rank == 0 else lambda *words: None
     check_settings(world_size)
     meta = read_meta(dataset)
-    data = {split: open_split(dataset, split, block_size) for split in ('train', 'val')}
+    data = {split: open_mixture(dataset, split, block_size) for split in ('train', 'val')}
 
     # The model, new or from what was saved.
     torch.manual_seed(seed)
@@ -108,11 +108,12 @@ def main(settings):
     tokens_per_step = batch_size * block_size * gradient_accumulation_steps
     flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
     peak = runtime.peak_flops(where, precision) * world_size
+    epochs = [float(tokens_per_step * max_iters * share / len(tokens)) for tokens, share in data['train']]
     say(
         f'{size(model.num_params())} parameters, {meta["vocab_size"]:,} tokens in the vocabulary; {where.type} in '
         f'{str(precision)[6:]}, {world_size} process{"es" * (world_size > 1)}\n'
         f'{size(tokens_per_step)} tokens a step, {size(tokens_per_step * max_iters)} in all, '
-        f'{tokens_per_step * max_iters / len(data["train"]):.2f} epochs of data/{dataset}'
+        + ', '.join(f'{n:.2f} epochs of data/{name}' for n, name in zip(epochs, meta['mixture'], strict=True))
     )
     if peak:
         say(f'utilisation is {size(flops_per_token)} FLOPs a token (6 N + 12 L C T) of {size(peak)} FLOP/s')
@@ -316,10 +317,10 @@ def learning_rate_at(step):
     return min_lr + left * (learning_rate - min_lr)
 
 
-def make_batch(tokens, number, seed, meta, hidden=None):
-    """Micro-batch `number` of a split, counted from the beginning of the run: its rows, made what the model takes."""
+def make_batch(parts, number, seed, meta, hidden=None):
+    """Micro-batch `number` of a split's parts, counted from the beginning of the run: its rows, made what the model takes."""
     numbers = range(number * batch_size, (number + 1) * batch_size)
-    rows = read_rows(tokens, block_size, numbers, seed)
+    rows = mixed_rows(parts, block_size, numbers, seed)
     if objective == 'causal':
         return objectives.causal(rows)
     return objectives.masked(rows, numbers, seed, meta['special'], meta['vocab_size'], hidden or mask_ratio)
@@ -330,11 +331,13 @@ def estimate_losses(model, data, meta, where, precision, rank, world_size):
     """The mean loss on the same eval_iters batches of each split every time, divided among the processes."""
     losses = {}
     model.eval()
-    for split, tokens in data.items():
-        count = min(eval_iters, max(1, windows(tokens, block_size) // batch_size))
+    for split, parts in data.items():
+        # the rows after which every part has been seen once
+        whole = max(windows(tokens, block_size) / share for tokens, share in parts)
+        count = min(eval_iters, max(1, int(whole / batch_size)))
         total = torch.zeros(2, device=where)  # sum of the losses, tokens predicted
         for number in range(rank, count, world_size):
-            batch = runtime.to_device(make_batch(tokens, number, 0, meta, hidden=0.15), where)
+            batch = runtime.to_device(make_batch(parts, number, 0, meta, hidden=0.15), where)
             with runtime.autocast(where, precision):
                 total[0] += model(**batch)
             total[1] += (batch['targets'] != -100).sum()
@@ -346,9 +349,9 @@ def estimate_losses(model, data, meta, where, precision, rank, world_size):
 
 def save(state, settings, meta, model, optimizer, scaler):
     """Write a checkpoint -> its directory."""
-    vocabulary = {name: meta[name] for name in ('tokenizer_hash', 'special')}
-    state = state | vocabulary | dict(data_hash=meta.get('sha256'), settings=settings)
-    return checkpoint.save(out_dir, state, model, optimizer, scaler, Path('data', dataset))
+    state = state | {name: meta[name] for name in ('tokenizer_hash', 'special', 'mixture', 'data_hash')}
+    vocabulary_dir = Path('data', next(iter(meta['mixture'])))  # the parts of a mixture share one
+    return checkpoint.save(out_dir, state | dict(settings=settings), model, optimizer, scaler, vocabulary_dir)
 
 
 class Interrupt:

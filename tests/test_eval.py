@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import string
 
 import numpy as np
@@ -24,11 +25,17 @@ def cwd(trained, monkeypatch):
 
 
 def evaluate(flags, capsys, out_dir='out-gpt'):
-    """The JSON object that eval.py prints."""
+    """The JSON object that eval.py prints for a data set."""
+    (results,) = evaluate_each(flags, capsys, out_dir)
+    return results
+
+
+def evaluate_each(flags, capsys, out_dir='out-gpt'):
+    """The JSON objects that eval.py prints, one for each part of a mixture."""
     capsys.readouterr()
     with settings_of(evaluation, f'{EXACT} --json --out_dir={out_dir} {flags}'):
         evaluation.main()
-    return json.loads(capsys.readouterr().out)
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 @torch.no_grad()
@@ -109,6 +116,25 @@ def test_a_masked_model_is_scored_at_15_percent_of_the_tokens(cwd, capsys):
     assert val['tokens'] == count
     assert val['loss'] == pytest.approx(nats / count, abs=1e-5)
     assert val['accuracy'] == pytest.approx(right / count, abs=2 / count)  # ties may break
+
+
+def test_each_part_of_a_mixture_is_scored_on_its_own(trained, tmp_path, monkeypatch, capsys):
+    shutil.copytree(trained / 'data' / 'tiny', tmp_path / 'data' / 'tiny')
+    shutil.copytree(trained / 'data' / 'tiny', tmp_path / 'data' / 'back')
+    for split in ('train.bin', 'val.bin'):
+        path = tmp_path / 'data' / 'back' / split
+        np.fromfile(path, '<u2')[::-1].tofile(path)
+    shutil.copytree(checkpoint.best(trained / 'out-gpt'), tmp_path / 'out')
+    monkeypatch.chdir(tmp_path)
+    alone = [evaluate(f'--dataset={name}', capsys, 'out') for name in ('tiny', 'back')]
+    assert evaluate_each('--dataset=back:1,tiny:2', capsys, 'out') == alone
+    assert alone[0]['val']['loss'] < alone[1]['val']['loss']
+    assert alone[0]['epochs'] > 0 == alone[1]['epochs']
+    state = checkpoint.read_state('out')
+    state['settings']['dataset'], state['mixture'] = 'tiny:3,back:1', {'tiny': '3/4', 'back': '1/4'}
+    (tmp_path / 'out' / 'state.json').write_text(json.dumps(state))
+    epochs = [results['epochs'] for results in evaluate_each('', capsys, 'out')]
+    assert epochs == pytest.approx([alone[0]['epochs'] * 3 / 4, alone[0]['epochs'] / 4])
 
 
 def test_memorising_is_called_overfitting_and_a_beginner_is_not(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,17 @@ from conftest import ends_in_one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader import open_split, read_meta, read_rows, shuffled, windows
+from loader import (
+    deal,
+    mixed_rows,
+    mixture,
+    open_mixture,
+    open_split,
+    read_meta,
+    read_rows,
+    shuffled,
+    windows,
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -78,6 +90,189 @@ def test_any_seed_orders_the_rows(seed):
     assert len(set(rows[:, 0])) == windows(tokens, 4)
 
 
+# --- mixtures ------------------------------------------------------------------
+
+
+def slow_row(tokens, block_size, number, seed):
+    """One row of a plain data set in Python's own integers, cycle walking and all."""
+
+    def mix(x):
+        x = (x + 0x9E3779B97F4A7C15) % 2**64
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        return x ^ (x >> 31)
+
+    n = max(1, (len(tokens) - block_size) // block_size)
+    epoch, place = divmod(number, n)
+    key = mix((seed * 1_000_003 + epoch) % 2**64)
+    half = 0  # bits
+    while 4**half < n:
+        half += 1
+    while True:
+        left, right = divmod(place, 2**half)
+        for turn in range(6):
+            left, right = right, left ^ (mix(right + mix((key + turn) % 2**64) % 2**64) % 2**half)
+        place = left * 2**half + right
+        if place < n:
+            break
+    start = mix((key + 1) % 2**64) % (len(tokens) - n * block_size) + block_size * place
+    return [int(t) for t in tokens[start : start + block_size + 1]]
+
+
+@settings(max_examples=100)
+@given(
+    length=st.integers(10, 300),
+    block_size=st.integers(1, 9),
+    seed=st.integers(0, 2**62),
+    numbers=st.lists(st.integers(0, 2000) | st.integers(0, 10**12), min_size=1, max_size=9),
+)
+def test_a_plain_data_set_has_the_rows_it_always_had(length, block_size, seed, numbers):
+    tokens = np.arange(length, dtype=np.uint16)
+    rows = mixed_rows([(tokens, Fraction(1))], block_size, numbers, seed)
+    assert rows.dtype == np.int64
+    assert rows.tolist() == [slow_row(tokens, block_size, number, seed) for number in numbers]
+
+
+# of any size, with as many digits as they like
+WEIGHTS = st.integers(1, 100) | st.integers(1, 10**15) | st.fractions(Fraction(1, 10**9), 10**3)
+SHARES = st.lists(WEIGHTS, min_size=1, max_size=8).map(
+    lambda weights: [Fraction(w) / sum(weights) for w in sorted(weights, reverse=True)]
+)
+
+
+@settings(max_examples=300)
+@given(shares=SHARES, first=st.just(0) | st.integers(0, 10**12), n=st.integers(1, 400))
+def test_any_rows_in_a_row_hold_each_part_in_its_proportion(shares, first, n):
+    source, own = deal(shares, range(first, first + n))
+    bound = sum(Fraction(1, max(i, 1)) for i in range(len(shares) - 1))
+    for i, share in enumerate(shares):
+        assert abs((source == i).sum() - n * share) <= (bound if first else bound / 2)
+        numbers = own[source == i]
+        assert (numbers == np.arange(len(numbers)) + (numbers[0] if first and len(numbers) else 0)).all()
+
+
+@settings(max_examples=100)
+@given(shares=SHARES, numbers=st.lists(st.integers(0, 10**12), min_size=1, max_size=30))
+def test_where_a_row_comes_from_does_not_depend_on_which_others_are_asked(shares, numbers):
+    together = deal(shares, numbers)
+    one_by_one = [deal(shares, [number]) for number in numbers]
+    assert [(a, b) for a, b in zip(*together, strict=True)] == [(a[0], b[0]) for a, b in one_by_one]
+
+
+def test_the_proportions_of_two_to_one_are_those_of_every_three_rows():
+    source, own = deal([Fraction(2, 3), Fraction(1, 3)], range(3000))
+    assert (np.sort(source.reshape(1000, 3)) == [0, 0, 1]).all()
+    assert (own[source == 0] == np.arange(2000)).all() and (own[source == 1] == np.arange(1000)).all()
+
+
+@settings(max_examples=50)
+@given(shares=SHARES, block_size=st.integers(1, 8), seed=st.integers(0, 2**31), data=st.data())
+def test_each_part_of_a_mixture_has_epochs_of_its_own(shares, block_size, seed, data):
+    """Rows of a part are known by their tokens: every window once in as many rows of it as it has windows."""
+    lengths = [data.draw(st.integers(block_size + 1, 120)) for _ in shares]
+    parts = [
+        (np.arange(1000 * i, 1000 * i + length), share)
+        for i, (length, share) in enumerate(zip(lengths, shares, strict=True))
+    ]
+    rows = mixed_rows(parts, block_size, range(500), seed)
+    assert (rows == rows[:, :1] + np.arange(block_size + 1)).all()
+    for i, (tokens, _) in enumerate(parts):
+        starts, n = rows[rows[:, 0] // 1000 == i, 0], windows(tokens, block_size)
+        for epoch in range(len(starts) // n):
+            visited = np.sort(starts[epoch * n : (epoch + 1) * n])
+            assert (np.diff(visited) == block_size).all()
+
+
+def write_data_set(name, tokens, vocabulary='one'):
+    """data/NAME in the current directory, its validation split the training split reversed."""
+    directory = Path('data', name)
+    directory.mkdir(parents=True)
+    np.asarray(tokens, '<u2').tofile(directory / 'train.bin')
+    np.asarray(tokens, '<u2')[::-1].tofile(directory / 'val.bin')
+    counts = dict(documents=1, tokens=len(tokens), bytes=len(tokens))
+    meta = dict(
+        train=counts, val=counts, dtype='uint16', vocab_size=9000, special={'eot': 0}, tokenizer='bpe'
+    )
+    meta |= dict(tokenizer_hash=vocabulary, sha256={'train.bin': f'hash of {name}'})
+    (directory / 'meta.json').write_text(json.dumps(meta))
+    return meta
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    """data/a, data/b and data/c with one vocabulary, data/odd with another, the mixtures data/mix and data/wrong."""
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate('abc'):
+        write_data_set(name, range(1000 * i, 1000 * i + 100 + i))
+    write_data_set('odd', range(100), 'another')
+    for name, mixed in (('mix', {'a': 0.3, 'b': '0.6', 'c': '1/10'}), ('wrong', {'a': 1, 'b': 'much'})):
+        Path('data', name).mkdir()
+        Path('data', name, 'meta.json').write_text(json.dumps({'mixture': mixed}))
+
+
+TENTHS = {'b': Fraction(6, 10), 'a': Fraction(3, 10), 'c': Fraction(1, 10)}
+
+
+@pytest.mark.parametrize(
+    'dataset', ['a:0.3,b:0.6,c:0.1', 'c:1, b:6, a:3', 'b:3/5,a:30e-2,c:.1', 'c:50,a:150,b:300', 'mix']
+)
+def test_a_mixture_is_the_same_however_it_is_written(parts, dataset):
+    assert mixture(dataset) == TENTHS and list(mixture(dataset)) == ['b', 'a', 'c']
+    rows = mixed_rows(open_mixture(dataset, 'val', 8), 8, range(100), 1)
+    by_name = {
+        'a': rows[rows[:, 0] < 1000],
+        'b': rows[rows[:, 0] // 1000 == 1],
+        'c': rows[rows[:, 0] >= 2000],
+    }
+    for name, share in TENTHS.items():
+        assert (by_name[name] == read_rows(open_split(name, 'val', 8), 8, range(int(100 * share)), 1)).all()
+
+
+@pytest.mark.parametrize('dataset', ['a', 'a:1', 'a:0.01'])
+def test_a_mixture_of_one_is_the_plain_data_set(parts, dataset):
+    ((tokens, share),) = open_mixture(dataset, 'train', 8)
+    assert share == 1 and (tokens == np.arange(100)).all()
+    assert read_meta(dataset).items() >= json.loads(Path('data/a/meta.json').read_text()).items()
+
+
+def test_the_meta_of_a_mixture_is_what_its_parts_share(parts):
+    meta = read_meta('a:1,b:3')
+    shared = dict(dtype='uint16', vocab_size=9000, special={'eot': 0}, tokenizer='bpe', tokenizer_hash='one')
+    assert meta == shared | dict(
+        mixture={'b': '3/4', 'a': '1/4'},
+        data_hash={'b': {'train.bin': 'hash of b'}, 'a': {'train.bin': 'hash of a'}},
+    )
+    assert json.loads(json.dumps(meta)) == meta
+
+
+@pytest.mark.parametrize(
+    'dataset, words',
+    [
+        ('a:0.7,b:-0.3', ['a:0.7,b:-0.3', 'b:-0.3', 'above 0']),
+        ('a:0.7,b:0', ['b:0', 'above 0']),
+        ('a:0.7,b:most', ['b:most', 'NAME:WEIGHT']),
+        ('a:0.7,b:nan', ['b:nan', 'NAME:WEIGHT']),
+        ('a:inf,b:1', ['a:inf', 'NAME:WEIGHT']),
+        ('a:1/0,b:1', ['a:1/0', 'NAME:WEIGHT']),
+        ('a,b', ['a:', 'NAME:WEIGHT']),
+        ('a:1,', ['a:1,', 'NAME:WEIGHT']),
+        (',', ['NAME:WEIGHT']),
+        ('a:1:2,b:1', ['a:1:2', 'NAME:WEIGHT']),
+        ('a:1,b:1,a:1', ['names a twice']),
+        ('a:1,nowhere:2', ['data/nowhere', 'prepare.py nowhere']),
+        ('a:1,odd:2', ['data/a', 'data/odd', 'vocabular']),
+        ('a:1,mix:2', ['mix', 'a mixture itself']),
+        ('wrong', ['wrong', 'b:much']),
+    ],
+)
+def test_a_mixture_that_cannot_be_ends_in_one_line(parts, capsys, dataset, words):
+    with ends_in_one_line(capsys, *words):
+        read_meta(dataset)
+
+
+# --- data sets and their damage --------------------------------------------------
+
+
 def test_a_split_holds_the_tokens_that_were_written(workspace, monkeypatch):
     monkeypatch.chdir(workspace)
     expected = np.frombuffer((workspace / 'data/tiny/val.bin').read_bytes(), dtype='<u2')
@@ -126,6 +321,8 @@ def without(name):
         without('special'),
         without('val'),
         without('vocab_size'),
+        lambda text: '{"mixture": {}}',
+        lambda text: '{"mixture": ["tiny"]}',
     ],
 )
 def test_damaged_meta_json_ends_in_one_line(copied, capsys, change):

@@ -20,10 +20,21 @@ from loader import open_split, read_rows
 from model import Config, Transformer
 
 
+@pytest.fixture(scope='module')
+def back(trained, tmp_path_factory):
+    """data/tiny with every split reversed: another data set with the same vocabulary."""
+    where = shutil.copytree(trained / 'data' / 'tiny', tmp_path_factory.mktemp('back') / 'back')
+    for split in ('train.bin', 'val.bin'):
+        np.fromfile(where / split, '<u2')[::-1].tofile(where / split)
+    return where
+
+
 @pytest.fixture
-def cwd(trained, tmp_path, monkeypatch):
+def cwd(trained, back, tmp_path, monkeypatch):
     """A directory with the data sets and nothing else, made the current one."""
-    (tmp_path / 'data').symlink_to(trained / 'data')
+    (tmp_path / 'data').mkdir()
+    for path in (trained / 'data' / 'tiny', trained / 'data' / 'bytes', back):
+        (tmp_path / 'data' / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -94,9 +105,10 @@ def assert_same_losses(a, b):
 
 
 UNEVEN = '--objective=masked --arch=bert --mask_ratio=0.97'  # all ordinary tokens: rows differ in how many they have
+MIXTURE = '--dataset=tiny:0.7,back:0.3'
 
 
-@pytest.mark.parametrize('flags', ['', UNEVEN], ids=['causal', 'masked'])
+@pytest.mark.parametrize('flags', ['', f'{UNEVEN} {MIXTURE}'], ids=['causal', 'masked mixture'])
 def test_the_same_global_batch_gives_the_same_losses_however_it_is_cut(cwd, flags):
     whole = train_here(f'{flags} --batch_size=8 --gradient_accumulation_steps=1 --max_iters=10', 'whole')
     cut = train_here(f'{flags} --batch_size=2 --gradient_accumulation_steps=4 --max_iters=10', 'cut')
@@ -104,7 +116,7 @@ def test_the_same_global_batch_gives_the_same_losses_however_it_is_cut(cwd, flag
         assert series(cut, name) == pytest.approx(series(whole, name), abs=2e-5, rel=2e-5), name
 
 
-@pytest.mark.parametrize('flags', ['', UNEVEN], ids=['causal', 'masked'])
+@pytest.mark.parametrize('flags', ['', f'{UNEVEN} {MIXTURE}'], ids=['causal', 'masked mixture'])
 def test_two_processes_have_the_losses_of_one(cwd, flags):
     """Three evaluation batches for two processes, so that they have different shares."""
     words = f'{TINY} {flags} --eval_iters=3 --log_interval=1'
@@ -289,6 +301,49 @@ def test_eval_only_of_a_run_gives_its_loss_and_changes_nothing(cwd, capsys):
     assert {name: os.stat(os.path.join('out', name)).st_mtime_ns for name in os.listdir('out')} == before
 
 
+# --- mixtures ------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def mean_loss(model, rows):
+    rows = torch.from_numpy(rows)
+    return torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).item()
+
+
+def test_a_mixture_is_trained_and_evaluated_in_its_proportions(cwd, capsys):
+    """Of 20 rows 14 are tiny's first and 6 back's first, whatever their order: for evaluation and for 5 steps of 4."""
+    torch.manual_seed(3)
+    model = Transformer(Config(vocab_size=512, block_size=32, n_layer=2, n_head=2, n_embd=32))
+    (cwd / 'start').mkdir()
+    model.save(cwd / 'start')
+    flags = '--batch_size=4 --gradient_accumulation_steps=1 --eval_iters=5 --max_iters=5'
+    records = train_here(f'--init_from=start --learning_rate=0 --min_lr=0 {MIXTURE} {flags}')
+
+    def expected(split, seed):
+        tiny = read_rows(open_split('tiny', split, 32), 32, range(14), seed)
+        back = read_rows(open_split('back', split, 32), 32, range(6), seed)
+        return pytest.approx(mean_loss(model, np.concatenate([tiny, back])), abs=1e-5)
+
+    assert np.mean(list(series(records).values())) == expected('train', 1337)
+    assert series(records, 'train_loss')[0] == expected('train', 0)
+    assert series(records, 'val_loss')[0] == expected('val', 0)
+    seen = 5 * 4 * 32 / len(open_split('tiny', 'train', 32))
+    line = f'{0.7 * seen:.2f} epochs of data/tiny, {0.3 * seen:.2f} epochs of data/back'
+    assert line in capsys.readouterr().out
+    saved = checkpoint.latest('out')
+    assert checkpoint.read_state(saved)['mixture'] == {'tiny': '7/10', 'back': '3/10'}
+    assert (saved / 'tokenizer.json').read_bytes() == (cwd / 'data/tiny/tokenizer.json').read_bytes()
+
+
+def test_a_resumed_run_on_a_named_mixture_is_the_undisturbed_one_on_the_list(cwd):
+    (cwd / 'data' / 'mix').mkdir()
+    (cwd / 'data/mix/meta.json').write_text('{"mixture": {"back": "0.3", "tiny": 0.7}}')
+    train_here(f'{MIXTURE} --max_iters=8 --decay_lr=False', 'straight')
+    train_here('--dataset=mix --max_iters=3 --decay_lr=False')
+    train_here('--dataset=mix --max_iters=8 --decay_lr=False --init_from=resume')
+    assert weights('out') == weights('straight')
+
+
 # --- starting points ----------------------------------------------------------------
 
 
@@ -369,6 +424,7 @@ def contents(directory):
         ('--batch_size=many', ['batch_size', 'int']),
         ('--compile=1', ['compile', 'bool']),
         ('--dataset=nowhere', ['data/nowhere', 'prepare.py nowhere']),
+        ('--dataset=tiny:0.7,bytes:0.3', ['data/tiny', 'data/bytes', 'vocabular']),
         ('--n_embd=33', ['n_embd = 33', 'n_head = 2']),
         ('--block_size=100000', ['block_size = 100000', 'tokens']),
         ('--block_size=4000', ['block_size = 4000', 'val.bin']),
