@@ -1,66 +1,126 @@
-"""Where text comes from: named corpora, local files of many formats, data sets of the Hugging Face hub; and `clean`.
+"""Where text comes from: named corpora, local files, data sets of the hub, as units of work.
 
-Everything here is a stream of documents, one str each: memory does not grow with the corpus and nothing is
-copied to disk (but what a URL names). A text file is one document; a long one is cut into several at a line end.
+`find` names the files of a source, `units` parts them into pieces of work of like size, formats.documents reads a piece:
+
+    inputs, origin = find('books/**/*.txt')           # or hub='OWNER/NAME'
+    for unit in units(inputs):                        # in any order, on any machine
+        for place, document in documents(unit):       # ('walden.txt:1', 'When I wrote the following pages, ...')
 """
 
 import glob
-import gzip
-import io
-import itertools
-import json
 import os
 import re
 import sysconfig
-import tempfile
-import unicodedata
 import urllib.parse
-import urllib.request
-import zlib
 
-from config import fail, need, progress, reason
+from config import fail, need, reason
+from formats import decompressed, hub_system, is_url, opened, patiently, splittable
 
-LONGEST = (
-    1 << 24
-)  # characters: a text file longer than this becomes several documents, so that memory stays bounded
-
+COMMON_CRAWL = 'https://data.commoncrawl.org/'
 SHAKESPEARE = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'
 
-# What `python prepare.py NAME` reads, and the settings it takes unless told otherwise. Repositories of the hub are
-# those that hold plain data files: the older names of several need a loading script, which is code from a download.
-SOURCES = {
-    'python': dict(files='python', tokenizer='bpe', vocab_size=4096, val_fraction=0.1),
-    'shakespeare': dict(files=SHAKESPEARE, tokenizer='gpt2', val_fraction=0.1),
-    'shakespeare_char': dict(files=SHAKESPEARE, tokenizer='char', val_fraction=0.1),
-    'openwebtext': dict(hub='Skylion007/openwebtext', tokenizer='gpt2', val_fraction=0.0005),
-    'wikitext': dict(
-        hub='Salesforce/wikitext', hub_config='wikitext-103-raw-v1', tokenizer='gpt2', val_fraction=0.01
-    ),
-    'wikipedia': dict(
-        hub='wikimedia/wikipedia', hub_config='20231101.en', tokenizer='gpt2', val_fraction=0.001
-    ),
-    'tinystories': dict(hub='roneneldan/TinyStories', tokenizer='gpt2', val_fraction=0.01),
-    'fineweb-edu': dict(
-        hub='HuggingFaceFW/fineweb-edu', hub_config='sample-10BT', tokenizer='gpt2', val_fraction=0.0005
-    ),
+
+# --- named corpora --------------------------------------------------------------
+
+
+# Repositories of the hub are those that hold plain data files: the older names of several need a loading script, which
+# is code from a download. What is curated already needs little cleaning and no search for near copies.
+TABLE = f"""
+name             | size   | licence       | what                                            | val_fraction | from
+python           | 12 MB  | PSF           | the standard library that runs this             | 0.1    | python
+shakespeare      | 1.1 MB | public domain | plays                                           | 0.1    | {SHAKESPEARE}
+shakespeare_char | 1.1 MB | public domain | plays, letter by letter                         | 0.1    | {SHAKESPEARE}
+wikitext-2       | 8 MB   | CC BY-SA 3.0  | 600 articles of Wikipedia that it calls good    | 0.01   | Salesforce/wikitext wikitext-2-raw-v1
+wikitext         | 310 MB | CC BY-SA 3.0  | WikiText-103: 28,000 of them                    | 0.01   | Salesforce/wikitext wikitext-103-raw-v1
+tinystories      | 1 GB   | CDLA-Sharing  | stories in the words of small children          | 0.01   | roneneldan/TinyStories
+minipile         | 3 GB   | various       | a million documents of The Pile                 | 0.01   | JeanKaddour/minipile
+wikipedia        | 12 GB  | CC BY-SA 3.0  | all of the English one, November 2023           | 0.001  | wikimedia/wikipedia 20231101.en
+gutenberg        | 14 GB  | public domain | English books, instead of bookcorpus            | 0.001  | manu/project_gutenberg
+openwebtext      | 24 GB  | CC0           | pages linked from Reddit, like GPT-2's          | 0.0005 | Skylion007/openwebtext
+fineweb          | 28 GB  | ODC-By        | the web cleaned; all: --hub_config=default      | 0.0005 | HuggingFaceFW/fineweb sample-10BT
+fineweb-edu      | 28 GB  | ODC-By        | its educational part; more: sample-100BT        | 0.0005 | HuggingFaceFW/fineweb-edu sample-10BT
+open-web-math    | 27 GB  | ODC-By        | mathematics on the web                          | 0.0005 | open-web-math/open-web-math
+finemath         | 18 GB  | ODC-By        | mathematics explained well                      | 0.0005 | HuggingFaceTB/finemath finemath-4plus
+cosmopedia       | 122 GB | ODC-By        | textbooks and stories that a model wrote        | 0.0005 | HuggingFaceTB/smollm-corpus cosmopedia-v2
+c4               | 305 GB | ODC-By        | the web of April 2019, made for T5              | 0.0005 | allenai/c4 en
+pile             | 335 GB | various       | The Pile without what may not be shared         | 0.0005 | monology/pile-uncopyrighted
+climbmix         | 600 GB | CC BY-NC 4.0  | NVIDIA's mixture of the web, nanochat's order   | 0.0005 | karpathy/climbmix-400b-shuffle
+slimpajama       | 895 GB | various       | RedPajama without its near copies               | 0.0005 | cerebras/SlimPajama-627B
+dclm             | 7 TB   | CC BY 4.0     | the web chosen by a learned filter              | 0.0005 | mlfoundations/dclm-baseline-1.0
+codeparrot       | 13 GB  | of each file  | Python on GitHub                                | 0.001  | codeparrot/codeparrot-clean
+starcoder        | 311 GB | of each file  | 86 programming languages; ask for access        | 0.0005 | bigcode/starcoderdata
+the-stack        | 1.5 TB | of each file  | 358 programming languages; ask for access       | 0.0005 | bigcode/the-stack-dedup
+common-crawl     | 7 TB   | terms of use  | a month of the web as it is, text only          | 0.0005 | {COMMON_CRAWL}crawl-data/CC-MAIN-2025-05/wet.paths.gz
+"""
+CODE = dict(text_field='content', clean='code', dedup='near')
+EXCEPTIONS = {
+    'python': dict(tokenizer='bpe', vocab_size=4096, dedup='near'),
+    'shakespeare': dict(clean='none'),  # so that its characters are nanoGPT's
+    'shakespeare_char': dict(tokenizer='char', clean='none'),
+    'gutenberg': dict(hub_split='en'),
+    'codeparrot': CODE,
+    'starcoder': CODE,
+    'the-stack': CODE,
+    'common-crawl': dict(clean='web', dedup='near'),
 }
 
 
-def local_files(pattern):
-    """The files that a glob names, sorted; 'python' is the standard library that runs this; a URL is downloaded."""
-    if pattern == 'python':
-        return standard_library()
-    if pattern.startswith(('http://', 'https://')):
-        return [download(pattern)]
-    if os.path.isfile(os.path.expanduser(pattern)):  # its name may hold [ or *
-        return [os.path.expanduser(pattern)]
-    found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
-    paths = [p for p in found if os.path.isfile(p)]
-    if not paths:
-        fail(
-            f'no file matches {pattern!r}; quote a pattern so that the shell leaves it alone, ** goes into folders'
+def sources():
+    """{name: what `python prepare.py NAME` reads and the settings it takes unless told otherwise}, from the table."""
+    named = {}
+    for line in TABLE.strip().splitlines()[1:]:
+        name, size, licence, about, val_fraction, where = (cell.strip() for cell in line.split('|'))
+        hub, _, hub_config = where.partition(' ')
+        source = (
+            dict(files=where) if '://' in where or where == 'python' else dict(hub=hub, hub_config=hub_config)
         )
-    return paths
+        settings = dict(tokenizer='gpt2', val_fraction=float(val_fraction), clean='basic', dedup='exact')
+        named[name] = (
+            source | settings | dict(licence=licence, size=size, about=about) | EXCEPTIONS.get(name, {})
+        )
+    return named
+
+
+SOURCES = sources()
+
+
+def listing():
+    """What `python prepare.py --list` prints."""
+    rows = [[cell.rstrip() for cell in line.split('| ')] for line in TABLE.strip().splitlines()]
+    return '\n'.join(
+        f'{name:<17} {size:>7}  {licence:<14} {about:<46} {where}'
+        for name, size, licence, about, _, where in rows
+    )
+
+
+# --- which files ----------------------------------------------------------------
+
+
+def find(files, hub='', hub_config='', hub_split='train'):
+    """The files of a source -> ([(path, size in bytes or 0 if not known), ...], where they come from, for meta.json).
+
+    files: a glob, in which ** goes into folders; 'python', the standard library that runs this; a URL; or a list of
+    paths: a file or URL ending in .paths or .paths.gz. hub: OWNER/NAME, or a local directory laid out like one.
+    Sorted, no file twice. Ends the program with one line if there is none.
+    """
+    if hub:
+        return hub_files(hub, hub_config, hub_split)
+    if files == 'python':
+        paths = standard_library()
+    elif re.search(r'\.paths(\.gz)?$', files):
+        paths = listed(os.path.expanduser(files))
+    else:
+        paths = [files] if '://' in files else local_files(files)
+    kept = {}  # a file can have several names, by links
+    for path in sorted(paths):
+        if '://' in path and not (is_url(path) or path.startswith('hf://')):
+            fail(f'{path} is of no kind that can be read here: http://, https://, hf:// or a local path')
+        kept.setdefault(path if '://' in path else os.path.realpath(path), path)
+    try:
+        inputs = [(path, 0 if '://' in path else os.path.getsize(path)) for path in kept.values()]
+    except OSError as e:
+        fail(f'cannot read {e.filename}: {reason(e)}')
+    return inputs, {'files': files, 'count': len(inputs)}
 
 
 def standard_library():
@@ -69,182 +129,113 @@ def standard_library():
     left_out = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__'}
     paths = []
     for folder, folders, names in os.walk(root):
-        folders[:] = sorted(set(folders) - left_out)
-        paths += [os.path.join(folder, name) for name in sorted(names) if name.endswith('.py')]
+        folders[:] = set(folders) - left_out
+        paths += [os.path.join(folder, name) for name in names if name.endswith('.py')]
     if not paths:
         fail(f'this Python has no source files in {root}')
     return paths
 
 
-def download(url):
-    """Fetch a URL into a temporary file that goes when the program ends -> its path."""
-    name = os.path.basename(urllib.parse.urlparse(url).path)  # its ending tells the format
-    kept = tempfile.NamedTemporaryFile(suffix=name)
-    try:
-        with urllib.request.urlopen(url, timeout=60) as response:
-            with progress('downloading', int(response.headers.get('Content-Length', 0)), 'B') as bar:
-                while block := response.read(1 << 20):
-                    kept.write(block)
-                    bar.update(len(block))
-                if bar.total and bar.n < bar.total:
-                    raise OSError(f'it broke off after {bar.n:,} of {bar.total:,} bytes')
-    except OSError as e:  # URLError and time-outs are OSErrors
+def local_files(pattern):
+    pattern = os.path.expanduser(pattern)
+    if os.path.isfile(pattern):  # its name may hold [ or *
+        return [pattern]
+    if os.path.basename(pattern) == '**':
+        pattern += '/*'
+    paths = [path for path in matches(pattern) if os.path.isfile(path)]
+    if not paths:
         fail(
-            f'cannot download {url}: {reason(getattr(e, "reason", e))}; with the file at hand, use --files=PATH'
+            f'no file matches {pattern!r}; quote a pattern so that the shell leaves it alone, ** goes into folders'
         )
-    kept.flush()
-    download.kept.append(kept)
-    return kept.name
+    return paths
 
 
-download.kept = []  # temporary files live as long as somebody holds them
+def matches(pattern):
+    """Like glob.glob, but ** does not walk into links to folders, which may lead back up."""
+    deep = re.fullmatch(r'((?:.*?/)?)\*\*/(.*)', pattern, re.DOTALL)
+    if not deep:
+        return glob.glob(pattern)
+    found = []
+    for root in glob.glob(deep[1] or './'):
+        for folder, folders, _ in os.walk(root):
+            folders[:] = [name for name in folders if not name.startswith('.')]
+            found += matches(os.path.join(glob.escape(folder), deep[2]))
+    return found
 
 
-def documents(paths, text_field='text', done=lambda n: None):
-    """Yield every document of some files as a str; `done` is called with the bytes of the file read since the last call.
-
-    .jsonl and .parquet hold a document a row in `text_field`; any other file is text. Each may be .gz or .zst.
-    Ends the program with one line for a file that cannot be read, is not UTF-8, or has no such field.
-    """
-    for path in paths:
-        inner = path[: -len(compressed)] if (compressed := compression(path)) else path
-        reader = {'.jsonl': json_lines, '.parquet': parquet_rows}.get(os.path.splitext(inner)[1], long_text)
-        try:
-            with open(path, 'rb') as raw:
-                told = 0
-                for text in reader(decompressed(raw, compressed), path, text_field):
-                    yield text
-                    done(raw.tell() - told)
-                    told = raw.tell()
-                done(os.path.getsize(path) - told)
-        except UnicodeDecodeError as e:
-            fail(f'{path} is not UTF-8 text ({e.reason} near byte {e.start:,}); convert it or leave it out')
-        except (OSError, EOFError, zlib.error) as e:
-            fail(f'cannot read {path}: {reason(e)}')
+def listed(listing):
+    """The paths in a listing, one a line; a relative one begins at the listing's host or folder."""
+    with opened(listing) as file:
+        lines = decompressed(file, listing).read().decode().split('\n')
+    paths = [line.strip() for line in lines if line.strip()]
+    if not paths:
+        fail(f'{listing} lists nothing')
+    return [from_listing(path, listing) for path in paths]
 
 
-def compression(path):
-    return next((ending for ending in ('.gz', '.zst') if path.endswith(ending)), '')
+def from_listing(path, listing):
+    if '://' in path:
+        return path
+    if '://' in listing:
+        return urllib.parse.urljoin(listing, '/' + path.lstrip('/'))
+    if path.startswith('crawl-data/'):  # a listing of Common Crawl's that was downloaded
+        return COMMON_CRAWL + path
+    return os.path.join(os.path.dirname(listing), path)
 
 
-def decompressed(raw, compressed):
-    if compressed == '.gz':
-        return gzip.GzipFile(fileobj=raw)
-    if compressed == '.zst':
-        pyarrow = need('pyarrow')
-        return io.BufferedReader(pyarrow.CompressedInputStream(raw, 'zstd'))
-    return raw
-
-
-def long_text(stream, path, text_field):
-    text = io.TextIOWrapper(stream, encoding='utf-8-sig')  # also drops a byte order mark
-    block = text.read(LONGEST)
-    while len(block) == LONGEST:
-        yield block + text.readline(LONGEST)
-        block = text.read(LONGEST)
-    yield block
-
-
-def json_lines(stream, path, text_field):
-    place = 0
-    for number, line in enumerate(stream, 1):  # lines of bytes, so that an error can name its place
-        try:
-            text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
-        except UnicodeDecodeError as e:
-            e.start += place
-            raise
-        place += len(line)
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except ValueError as e:
-            fail(f'{path}, line {number}: not JSON: {e}')
-        if not isinstance(row, dict) or not isinstance(row.get(text_field), str):
-            fail(f'{path}, line {number}: no text in the field {text_field!r}; name it with --text_field')
-        yield row[text_field]
-
-
-def parquet_rows(stream, path, text_field):
-    pyarrow, parquet = need('pyarrow'), need('pyarrow.parquet')
-    try:
-        file = parquet.ParquetFile(path)
-        if text_field not in file.schema_arrow.names:
-            fail(
-                f'{path} has no field {text_field!r}, only {", ".join(file.schema_arrow.names)}; use --text_field'
-            )
-        kind = str(file.schema_arrow.field(text_field).type)
-        if kind not in ('string', 'large_string'):
-            fail(f'{path} holds {kind} in the field {text_field!r}, not text; name another with --text_field')
-        for batch in file.iter_batches(batch_size=1024, columns=[text_field]):
-            yield from (text for text in batch.column(0).to_pylist() if text is not None)
-    except pyarrow.ArrowException as e:
-        fail(f'cannot read {path}: {e}')
-
-
-def hub_revision(hub):
-    """The commit that a data set of the hub stands at, so that a run can name what it read; 'local' for a directory."""
-    if os.path.isdir(hub):
-        return 'local'
+def hub_files(hub, config, split):
+    """`find` for a data set of the hub, pinned to the commit that it stands at; its own library says which files."""
+    datasets = need('datasets')
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
 
+    hub_system()
+    datasets.disable_progress_bars()
+    local, where = os.path.isdir(hub), f'{hub} {config}'.strip()
     try:
-        return HfApi().dataset_info(hub, timeout=30).sha
-    except Exception as e:  # the hub's errors and the network's
-        fail(
-            f'cannot reach the data set {hub} on the Hugging Face hub: {reason(e)}; local text: --files=GLOB'
-        )
+        pinned = {} if local else {'revision': patiently(HfApi().dataset_info, hub, timeout=30).sha}
+        builder = patiently(datasets.load_dataset_builder, hub, config or None, **pinned)
+        splits = builder.config.data_files or {}
+        if split not in splits:
+            fail(
+                f'the data set {where} has no split {split!r}, only {", ".join(map(str, splits))}; name one with --hub_split'
+            )
+        paths = sorted(set(splits[split]))
+        sizes = {path: os.path.getsize(path) for path in paths} if local else hub_sizes(paths)
+    except RepositoryNotFoundError:
+        fail(f'the hub has no data set {hub}, or a private one: then set HF_TOKEN; local text: --files=GLOB')
+    except Exception as e:  # the hub's, the network's and those of the library
+        fail(f'cannot read the data set {where}: {" ".join(str(e).split())[:500] or reason(e)}')
+    origin = {'hub': hub, 'config': config, 'split': split, 'revision': pinned.get('revision', 'local')}
+    return [(path, sizes.get(path, 0)) for path in paths], origin
 
 
-def hub_documents(hub, hub_config, split, revision, text_field, done):
-    """Yield the documents of a data set of the hub, or of a local directory laid out like one, as they arrive.
+def hub_sizes(paths):
+    """{path: bytes} of hf:// files and their neighbours, by a request a folder, not a file."""
+    folders = sorted({os.path.dirname(path) for path in paths})
+    return {'hf://' + entry['name']: entry['size'] for folder in folders for entry in hub_system().ls(folder)}
 
-    `done` is called with 1 for each.
+
+# --- units of work --------------------------------------------------------------
+
+
+def units(inputs, target=16 << 20):
+    """Part files into pieces of about `target` bytes: [[(path, start, stop), ...], ...], stop None for the end.
+
+    Small files are put together, large ones that can be read from the middle are cut; another is one piece. A piece
+    holds the lines, row groups or texts that begin in its bytes, so that nothing need be read to plan.
     """
-    load_dataset = need('datasets').load_dataset
-    where = f'{hub} {hub_config}'.strip()
-    try:
-        pinned = {} if revision == 'local' else {'revision': revision}
-        rows = iter(load_dataset(hub, hub_config or None, split=split, streaming=True, **pinned))
-        first = next(rows, {text_field: ''})
-    except Exception as e:  # datasets raises what its many readers raise
-        fail(f'cannot read the data set {where}: {reason(e)}')
-    if text_field not in first or not isinstance(first[text_field], str | None):
-        fail(
-            f'the data set {where} has no text in the field {text_field!r}, only {", ".join(first)}; use --text_field'
-        )
-    texts = (row[text_field] for row in itertools.chain([first], rows) if row[text_field])
-    try:
-        for text in articles(texts) if hub.endswith('/wikitext') else texts:
-            yield text
-            done(1)
-    except Exception as e:
-        fail(f'cannot read the data set {where}: {reason(e)}')
-
-
-def articles(lines):
-    """Wikitext holds a line a row: join them into articles, each of which begins with ` = Title = `."""
-    article = []
-    for line in lines:
-        if re.fullmatch(r' = [^=](.*[^=])? = \n', line) and article:
-            yield ''.join(article)
-            article = []
-        article.append(line)
-    if article:
-        yield ''.join(article)
-
-
-# C0 and C1 control characters but tab and line end, and lone surrogates (JSON can hold them, UTF-8 cannot)
-CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]')
-
-
-def clean(text, counts):
-    """Line ends made \\n, control characters removed, Unicode NFC; what changed is added to `counts`."""
-    if '\r' in text:
-        text = text.replace('\r\n', '\n').replace('\r', '\n')
-    text, removed = CONTROL.subn('', text)
-    counts['control characters removed'] += removed
-    if not text.isascii() and not unicodedata.is_normalized('NFC', text):
-        text = unicodedata.normalize('NFC', text)
-        counts['documents changed by NFC'] += 1
-    return text
+    pieces, together, size = [], [], 0
+    for path, length in inputs:
+        unknown = not length and '://' in path
+        if together and (unknown or size + length > target):
+            pieces.append(together)
+            together, size = [], 0
+        if length > target and splittable(path):
+            pieces += [[(path, start, min(start + target, length))] for start in range(0, length, target)]
+        elif unknown or length > target:
+            pieces.append([(path, 0, None)])
+        else:
+            together.append((path, 0, None))
+            size += length
+    return pieces + [together] * bool(together)

@@ -44,27 +44,32 @@ def quiet_on_interrupt(kind, error, trace):
         sys.__excepthook__(kind, error, trace)
 
 
-def configure(script, argv=None, positional=()):
+def configure(script, argv=None, positional=(), parts=()):
     """Override a script's settings and return them all as a dict.
 
     script: the `globals()` of the caller; the names assigned in its ruled block are its settings.
     argv: the command line without the program; `sys.argv[1:]` unless given.
-    positional: settings that bare words fill in this order (`prepare.py NAME`); other bare words are config files.
+    positional: settings that bare words fill in this order (`prepare.py NAME`), a tuple takes all that are left;
+    other bare words are config files.
+    parts: modules whose own settings are overridden together with the script's.
     Ends the program with one line for an unknown name, a wrong type or an unreadable file.
     """
     sys.excepthook = quiet_on_interrupt
     argv = sys.argv[1:] if argv is None else argv
-    block = settings_block(script['__file__'])
+    scripts = [script, *map(vars, parts)]
     if '--help' in argv or '-h' in argv:
-        print(script['__doc__'].strip(), '\n', block, sep='\n')
+        print(script['__doc__'].strip(), *(settings_block(each['__file__']) for each in scripts), sep='\n\n')
         raise SystemExit(0)
-    settings = {name: script[name] for name in assigned_names(block)}
+    settings = {name: value for each in scripts for name, value in own_settings(each).items()}
     words = [a for a in argv if not a.startswith('-')]
     flags = [a for a in argv if a.startswith('-')]
     unfilled = list(positional)
     for word in words:
         if unfilled and not word.endswith('.py'):
-            settings[unfilled.pop(0)] = word
+            if isinstance(settings[unfilled[0]], tuple):
+                settings[unfilled[0]] += (word,)
+            else:
+                settings[unfilled.pop(0)] = word
         else:
             read_config_file(word, settings)
     for flag in flags:
@@ -75,8 +80,14 @@ def configure(script, argv=None, positional=()):
         elif not equals or not flag.startswith('--'):
             fail(f'{flag} should be written --{name}=VALUE, such as --{name}={settings[name]!r}')
         settings[name] = checked(name, literal(value, settings[name]), settings[name], 'the command line')
-    script.update(settings)
+    for each in scripts:
+        each.update({name: settings[name] for name in own_settings(each)})
     return settings
+
+
+def own_settings(script):
+    """The settings of a script's ruled block as they stand, from its `globals()`."""
+    return {name: script[name] for name in assigned_names(settings_block(script['__file__']))}
 
 
 def settings_block(path):
