@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import pickle
+import random
 import re
 import statistics
 import subprocess
@@ -24,14 +25,17 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import tokenizers
 import torch
 
+import dedup
 import runtime
+import tokenizer
 from config import clock, configure, fail, size
 from model import ARCHITECTURES, Config, Transformer
 
 # -----------------------------------------------------------------------------
-what = 'all'  # 'train', 'generate', 'prepare' or 'all'
+what = 'all'  # 'train', 'generate', 'prepare', 'copies', 'vocabulary' or 'all'
 nanogpt = ''  # a checkout of nanoGPT to run beside
 rounds = 3  # how often each side has its turn
 steps = 12  # of training in a round; the first 3 are not counted
@@ -42,7 +46,7 @@ block_size = 256
 batch_size = 8
 vocab_size = 4096
 new_tokens = 256  # generated, in one sample
-megabytes = 60  # of text to prepare
+megabytes = 60  # of text to prepare or to learn a vocabulary from
 device = 'auto'  # as in train.py
 # -----------------------------------------------------------------------------
 
@@ -50,7 +54,13 @@ HERE = Path(__file__).parent.resolve()
 
 
 def main():
-    parts = {'train': bench_training, 'generate': bench_generation, 'prepare': bench_preparation}
+    parts = {
+        'train': bench_training,
+        'generate': bench_generation,
+        'prepare': bench_preparation,
+        'copies': bench_copies,
+        'vocabulary': bench_vocabulary,
+    }
     if what not in ('all', *parts):
         fail(f'{what!r} is none of all, {", ".join(parts)}')
     if nanogpt and not Path(nanogpt, 'train.py').exists():
@@ -86,12 +96,12 @@ def take_turns(title, unit, sides):
                 file=sys.stderr,
             )
     print(f'{title}, {unit}, median of {rounds} (lowest to highest)')
-    base = next((name for name in sides if name.startswith('nanoGPT')), None)
+    base = next((name for name in sides if not name.startswith('barelm')), None)
     for name, values in figures.items():
         line = f'  {name:38} {statistics.median(values):>10,.1f} ({min(values):,.1f} to {max(values):,.1f})'
         if base and name != base:
             ratios = [ours / theirs for ours, theirs in zip(values, figures[base], strict=True)]
-            line += f'   {statistics.median(ratios):.2f} x nanoGPT'
+            line += f'   {statistics.median(ratios):.2f} x {base.partition(",")[0]}'
         print(line, flush=True)
 
 
@@ -207,7 +217,7 @@ def load_nanogpt():
 
 def bench_preparation(work, where):
     """MB of text a second from JSON lines to GPT-2 tokens on disk, the whole command, with its peak memory."""
-    text_bytes = write_text(work / 'text.jsonl')
+    text_bytes = write_prose(work / 'text.jsonl')
     peaks = {}
 
     def timed(name, *command):
@@ -215,39 +225,124 @@ def bench_preparation(work, where):
         peaks[name] = max(peaks.get(name, 0), run_measuring_memory(command, work))
         return text_bytes / 1e6 / (time.perf_counter() - began)
 
-    files = f'--files={work}/text.jsonl'
-    prepare = (HERE / 'prepare.py', 'bench', files, '--tokenizer=gpt2', '--val_fraction=0.0005')
-    sides = {'barelm': lambda: timed('barelm', *prepare)}
+    def ours(name, *flags):
+        prepare = (
+            HERE / 'prepare.py',
+            name,
+            f'--files={work}/text.jsonl',
+            '--tokenizer=gpt2',
+            '--val_fraction=0.0005',
+        )
+        return lambda: timed(f'barelm, {name}', *prepare, *flags)
+
+    sides = {
+        'barelm, tokens only': ours('tokens', '--clean=none', '--dedup=none'),
+        'barelm, defaults: basic, near copies': ours('defaults'),
+        'barelm, web rules, near copies': ours('web', '--clean=web', '--languages=en'),
+    }
     if nanogpt:
         script = Path(nanogpt, 'data', 'openwebtext', 'prepare.py').read_text()
         # the same script on local text, with the same vocabulary from one file, on the cores there are
-        script = script.replace(
-            'load_dataset("openwebtext"', f'load_dataset("json", data_files="{work}/text.jsonl"'
-        )
+        local = f'load_dataset("json", data_files="{work}/text.jsonl"'
+        script = script.replace('load_dataset("openwebtext"', local)
         script = script.replace('get_encoding("gpt2")', 'get_encoding("r50k_base")')
         script = re.sub(r'num_proc = 8', f'num_proc = {psutil.cpu_count()}', script)
-        script = script.replace(
-            'total_batches = 1024', 'total_batches = min(1024, len(dset))'
-        )  # a small val split
+        # a small val split
+        script = script.replace('total_batches = 1024', 'total_batches = min(1024, len(dset))')
         (work / 'nanogpt_prepare.py').write_text(script)
-        sides['nanoGPT'] = lambda: timed('nanoGPT', work / 'nanogpt_prepare.py')
+        sides['nanoGPT, tokens only'] = lambda: timed('nanoGPT', work / 'nanogpt_prepare.py')
     take_turns(f'preparing {text_bytes / 1e6:.0f} MB', 'MB/s', sides)
     for name, peak in peaks.items():
         print(f'  peak memory of all processes: {name} {peak / 1e6:,.0f} MB')
+    told = json.loads((work / 'data' / 'web' / 'report.json').read_text())
+    kept = sum(told[split]['documents'] for split in ('train', 'val'))
+    total = sum(told['seconds'].values())
+    stages = ', '.join(f'{stage} {seconds / total:.0%}' for stage, seconds in told['seconds'].items())
+    print(f'  web rules kept {kept / told["documents"]:.0%} of the documents; of the work: {stages}')
 
 
-def write_text(path):
-    """Real text that every machine has: Python sources, as JSON lines -> their bytes."""
-    total = 0
+def write_prose(path):
+    """Pages of English that every machine has: sentences of Python's documentation strings, drawn at random -> their bytes."""
+    sentence = re.compile(r'[A-Z][a-z]+ [a-z][^.!?{}<>_=|`"\\]{20,300}[.!?](?=\s)')
+    sentences = set()
+    for file in sorted(Path(sysconfig.get_paths()['stdlib']).rglob('*.py')):
+        sentences.update(
+            ' '.join(found.split()) for found in sentence.findall(file.read_bytes().decode(errors='ignore'))
+        )
+    draw, sentences, total = random.Random(0), sorted(sentences), 0
     with open(path, 'w') as out:
-        for root in (sysconfig.get_paths()['stdlib'], sysconfig.get_paths()['purelib']):
-            for file in sorted(Path(root).rglob('*.py')):
-                if total >= megabytes * 1e6:
-                    return total
-                text = file.read_bytes().decode(errors='ignore')
-                out.write(json.dumps({'text': text}) + '\n')
-                total += len(text.encode())
+        while total < megabytes * 1e6:
+            paragraphs = [
+                ' '.join(draw.choices(sentences, k=draw.randint(2, 7))) for _ in range(draw.randint(3, 12))
+            ]
+            out.write(json.dumps({'text': '\n\n'.join(paragraphs)}) + '\n')
+            total += len('\n\n'.join(paragraphs).encode())
     return total
+
+
+# --- copies and vocabularies --------------------------------------------------------
+
+
+def bench_copies(work, where):
+    """MB of text a second into MinHash sketches; datasketch makes 112 hashes of the same shingles, its bulk way."""
+    write_prose(work / 'text.jsonl')
+    lines = (work / 'text.jsonl').read_text().splitlines()[:2000]
+    texts = [json.loads(line)['text'] for line in lines]
+    size = sum(map(len, texts)) / 1e6
+
+    def timed(function):
+        began = time.perf_counter()
+        function()
+        return size / (time.perf_counter() - began)
+
+    sides = {'barelm': lambda: timed(lambda: dedup.sketches(texts, dedup.lower_words(texts)))}
+    if importlib.util.find_spec('datasketch'):
+        from datasketch import MinHash
+
+        def shingles(text):
+            words = re.findall(r'\w+', text.lower())
+            return [' '.join(words[i : i + 5]).encode() for i in range(len(words) - 4)]
+
+        sides['datasketch'] = lambda: timed(lambda: MinHash.bulk(map(shingles, texts), num_perm=112))
+    take_turns('MinHash, one process', 'MB/s', sides)
+
+
+def bench_vocabulary(work, where):
+    """MB of text a second into a BPE of 32,768 tokens; beside the library called directly, and nanochat's rustbpe."""
+    texts = [file.read_bytes().decode(errors='ignore') for file in some_sources()]
+    size = sum(len(text.encode()) for text in texts) / 1e6
+
+    def timed(learn):
+        began = time.perf_counter()
+        learn()
+        return size / (time.perf_counter() - began)
+
+    def library():
+        learned = tokenizers.Tokenizer(tokenizers.models.BPE())
+        learned.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=32768, initial_alphabet=alphabet, show_progress=False
+        )
+        learned.train_from_iterator(texts, trainer)
+
+    sides = {'barelm': lambda: timed(lambda: tokenizer.learn('bpe', iter(texts), 32768))}
+    sides['tokenizers, called directly'] = lambda: timed(library)
+    if importlib.util.find_spec('rustbpe'):
+        import rustbpe
+
+        sides['rustbpe'] = lambda: timed(lambda: rustbpe.Tokenizer().train_from_iterator(iter(texts), 32768))
+    take_turns(f'learning a BPE of 32,768 from {size:.0f} MB', 'MB/s', sides)
+
+
+def some_sources():
+    """Python source files of this machine until there are `megabytes` of them."""
+    total = 0
+    for root in (sysconfig.get_paths()['stdlib'], sysconfig.get_paths()['purelib']):
+        for file in sorted(Path(root).rglob('*.py')):
+            if total < megabytes * 1e6:
+                total += file.stat().st_size
+                yield file
 
 
 def run_measuring_memory(command, cwd):

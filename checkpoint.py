@@ -1,7 +1,7 @@
 """What lasts: a checkpoint is a directory OUT_DIR/step-00001000/ that needs nothing else to be used.
 
     model.safetensors  config.json     the model
-    tokenizer.json or tokenizer.txt    its vocabulary
+    tokenizer.json or tokenizer.txt    its vocabulary; tokenizer_config.json, of conversations, the chat template
     optimizer.pt                       optimizer and gradient scaler, tensors only
     state.json                         step, losses, settings, vocabulary
 
@@ -32,7 +32,7 @@ def save(out_dir, state, model, optimizer, scaler, vocabulary_dir):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         model.save(partial)
-        for name in ('tokenizer.json', 'tokenizer.txt'):
+        for name in ('tokenizer.json', 'tokenizer.txt', 'tokenizer_config.json'):
             if Path(vocabulary_dir, name).exists():
                 shutil.copyfile(Path(vocabulary_dir, name), partial / name)
         tensors = {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict()}

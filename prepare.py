@@ -1,331 +1,326 @@
-"""Raw text to token files: read, clean, drop duplicates, split, tokenize, write `data/NAME/`.
+"""Raw text to token files: read, clean, drop duplicates, split, tokenize, into data/NAME/.
 
-    python prepare.py python                           # Python's standard library, on every machine, no download
-    python prepare.py openwebtext                      # a named corpus (sources.py lists them)
-    python prepare.py books --files='books/**/*.txt'   # your own .txt .md .py .jsonl .parquet, plain, .gz or .zst
-    python prepare.py pile --hub=monology/pile-uncopyrighted
-    python train.py --dataset=books                    # next
+    python prepare.py --list                                         # the corpora known by name
+    python prepare.py python
+    python prepare.py fineweb-edu --max_documents=100000
+    python prepare.py notes --files='~/notes/**/*.md' --tokenizer=bpe
+    python prepare.py crawl --files=crawl.paths.gz --clean=web --show=20   # judge the rules before using them
+    python prepare.py talks --files=chats.jsonl --task=chat
+    python prepare.py mix --sources='wikipedia:0.3,fineweb-edu:0.7'
+    torchrun --nproc_per_node=4 prepare.py fineweb-edu               # or srun: ranks share the work through the disk
 
-Text streams through: memory grows by a hash per document and nothing is copied to disk. The main process reads and
-writes, the others clean and tokenize; the result is the same bytes whatever their number.
+Three stages. `work` makes a shard of each unit of work (an input file, a part of a large one, some small ones): it is a
+function of the unit alone, so that any process of any machine may do it, and a shard appears when it is whole, so that
+nothing is done twice, after a crash neither. `decide` looks at all documents, by their sketches of 176 bytes: which are
+copies of others, which are for validation. `join` writes the tokens of those that stay. What happened is in report.json.
 """
 
+import glob
 import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
-import signal
-import threading
+import sys
 import time
-from collections import Counter, deque
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
 
+import chat
+import clean as rules
+import dedup as copies
+import parallel
+import report
+import shard
+import sources as readers
 import tokenizer as vocabularies
-from config import configure, fail, progress, reason
-from sources import SOURCES, clean, documents, hub_documents, hub_revision, local_files
+from config import configure, fail, own_settings, progress, reason
+from loader import mixture
+from merge import cut_document, decide, join, open_shards
+from parallel import RANK
 
 # -----------------------------------------------------------------------------
-name = ''  # the data set: data/NAME is written; a name of sources.py brings its source and the defaults below
-files = ''  # a glob of local files, or a URL
+name = ''  # the data set: data/NAME is written; a name that --list shows brings its source and the defaults below
+# what to read
+files = ''  # a glob of local files, a URL, or a listing of them (.paths, .paths.gz)
 hub = ''  # OWNER/NAME of a data set on the Hugging Face hub, or a local directory laid out like one
 hub_config = ''  # which of its configurations
 hub_split = 'train'  # which of its splits
-text_field = 'text'  # the field of .jsonl, .parquet and hub rows that holds the text
-tokenizer = ''  # gpt2 | cl100k_base | o200k_base | bpe, byte, char (learned here) | a directory | a hub repository; '': gpt2
-vocab_size = 0  # of a bpe learned here, special tokens included; 0: as the source says, else 8192
-tokenizer_chars = 1_000_000_000  # learn the vocabulary from at most this many characters
+text_field = 'text'  # the field of rows (.jsonl, .json, .csv, .parquet, .arrow, hub) that holds the text
+task = 'text'  # 'text'; 'chat': rows of messages or prompts with answers; 'classify': rows of text_field and label
+sources = ''  # instead of all this, a mixture of prepared data sets that share a vocabulary: 'a:0.3,b:0.7'
+max_documents = 0  # stop after so many, read by one process; 0: all
+strict = False  # stop at a damaged row instead of counting it and going on
+# what to keep
+clean = ''  # 'none', 'basic' (Unicode), 'web' (and all rules for web pages), 'code'; '': as the source says, else basic
+dedup = ''  # 'near' (and exact copies), 'exact', 'none'; '': as the source says, else near
+bands = (
+    14  # of MinHash: documents that agree in one band are near copies; 14 bands of 8 find 3 in 4 words alike
+)
+rows = 8  # of each band; both as in FineWeb (Penedo et al. 2024)
+decontaminate = (
+    ''  # a glob of evaluation files: a document that shares 13 words in a row with them is dropped
+)
 val_fraction = 0.0  # of the documents; 0: as the source says, else 0.01
-max_documents = 0  # stop after so many; 0: all
-num_proc = 0  # processes that clean and tokenize; 0: one per core
+# the vocabulary
+tokenizer = (
+    ''  # gpt2 | cl100k_base | o200k_base | a kind to learn here | a directory | a hub repository; '': gpt2
+)
+vocab_size = 0  # of one learned here, special tokens included; 0: as the source says, else 8192
+normalize = ''  # of one learned here: 'lower', 'accents' or 'lower,accents' folds text before it is split
+tokenizer_chars = 1_000_000_000  # learn it from at most this many characters
+# who does it
+engine = ''  # 'gigatoken' encodes byte-level vocabularies many times as fast, checked on the first million characters
+num_proc = 0  # processes; 0: one per core
+ray = ''  # the address of a Ray cluster ('auto', 'local'): its workers do the units
+# what to print
+list = False  # the corpora known by name
+show = 0  # so many kept and dropped documents side by side; nothing is written
 # -----------------------------------------------------------------------------
 
-FEW = 100  # fewer documents than this are split by position: a hash would leave the shares to chance
-BATCH = 1 << 20  # characters a worker gets at a time
+# what makes the result what it is; the other settings say who does it and what is printed
+DECISIVE = (
+    'files', 'hub', 'hub_config', 'hub_split', 'text_field', 'task', 'max_documents', 'strict', 'clean', 'dedup', 'bands',
+    'rows', 'decontaminate', 'val_fraction', 'tokenizer', 'vocab_size', 'normalize', 'tokenizer_chars',
+)  # fmt: skip
 
 
-def fingerprint(text):
-    """64 bits of the text's hash: equal for equal documents; among 100M others a false match has odds of 1 in 3,700."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little')
+def main():
+    if list:
+        return print(readers.listing())
+    settle_settings()
+    if sources:
+        return name_mixture()
+    began = time.time()
+    home, directory = Path('data', name), Path('data', name, '.work')
+    job = {key: globals()[key] for key in DECISIVE} | own_settings(vars(rules))
+    job['directory'] = str(directory)
+    if show:
+        inputs, _ = readers.find(files, hub, hub_config, hub_split)
+        return report.show(readers.units(inputs), job, show)
+    try:
+        plan = make_plan(directory / 'plan.json', job)
+        sizes = dict(plan['inputs'])
+        units = readers.units(plan['inputs'], unit_size(sizes))
+        parallel.once(
+            directory / 'vocabulary', lambda path: save_vocabulary(path, units, job, sum(sizes.values()))
+        )
+        if decontaminate:
+            parallel.once(directory / 'benchmark.npz', save_benchmark)
+        parallel.make_shards(units, job | dict(engine=engine), sizes, num_proc, ray)
+        if RANK > 0:
+            return
+        vocabulary = vocabularies.load(str(directory / 'vocabulary'))
+        shards = open_shards(directory, len(units), vocabulary)
+        places, found = decide(shards, job)
+        cut = cut_document(units, shards, places, job)
+        result = directory / 'result'
+        shutil.rmtree(result, ignore_errors=True)
+        shutil.copytree(directory / 'vocabulary', result)
+        meta = join(shards, places, result, vocabulary, cut, job)
+        del job['directory']
+        meta |= dict(source=plan['origin'], settings=job)
+        told = report.collect(name, shards, found, meta, vocabulary, time.time() - began)
+        report.write(result, told)
+        publish(result, home, meta)
+        shutil.rmtree(directory)
+    except OSError as e:
+        fail(f'cannot write {home}: {reason(e)}; {keep_shards(directory)}')
+    except BrokenProcessPool:
+        why = 'a worker was killed, most likely for want of memory: try a smaller --num_proc'
+        fail(f'{why}; {keep_shards(directory)}')
+    except KeyboardInterrupt:
+        fail(f'stopped; {keep_shards(directory)}')
+    except SystemExit:  # with its line said
+        keep_shards(directory)
+        raise
+    print(report.table(told))
 
 
-# --- one batch of documents, in a worker ----------------------------------------
+def keep_shards(directory):
+    """After a run that did not end: what is finished stays for the next one; without any shard there is nothing to keep."""
+    for child in active_children():
+        child.terminate()
+    if RANK > 0:  # the others may go on
+        return ''
+    done = sum(path.name.isdigit() for path in directory.glob('*'))
+    if done:
+        return f'{done} finished parts are kept, and the same command goes on from there'
+    shutil.rmtree(directory, ignore_errors=True)
+    if directory.parent.is_dir() and not any(directory.parent.iterdir()):
+        directory.parent.rmdir()
+    return 'nothing was kept'
 
 
-def start_worker(directory):
-    global vocabulary
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
-    os.environ['TOKENIZERS_PARALLELISM'] = 'false'  # the processes are the parallelism
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    vocabulary = vocabularies.load(directory)
-
-
-def end_with_parent():
-    """A worker whose main process was killed would wait for its next task forever."""
-    wait([parent_process().sentinel])
-    os._exit(1)
-
-
-def tokenize(task):
-    """(split or None, raw texts) -> (split, ids of all, rows, counts).
-
-    Each document's ids end with the end of text; its row is (fingerprint, bytes, tokens). An empty one has no tokens.
-    """
-    split, texts = task
-    counts = Counter()
-    texts = [clean(text, counts) for text in texts]
-    texts = [text if text.strip() else '' for text in texts]
-    encoded = vocabulary.encode_batch(texts)
-    end = np.array([vocabulary.special['eot']], vocabulary.dtype)
-    ids = [part for text, ids in zip(texts, encoded, strict=True) if text for part in (ids, end)]
-    rows = [
-        (fingerprint(t), len(t.encode()), len(i) + 1 if t else 0) for t, i in zip(texts, encoded, strict=True)
-    ]
-    counts['unknown characters'] = sum(int((i == vocabulary.special['unk']).sum()) for i in encoded)
-    return split, np.concatenate(ids or [end[:0]]), rows, counts
-
-
-def in_order(pool, function, tasks, waiting):
-    """map() over a pool that holds at most `waiting` tasks at a time, so that reading never runs ahead of the work."""
-    futures = deque()
-    for task in tasks:
-        futures.append(pool.submit(function, task))
-        if len(futures) >= waiting:
-            yield futures.popleft().result()
-    while futures:
-        yield futures.popleft().result()
-
-
-# --- splitting ------------------------------------------------------------------
-
-
-def batches(placed):
-    """Group (split, text) pairs into (split, list of texts) of about BATCH characters."""
-    for split, run in itertools.groupby(placed, key=lambda pair: pair[0]):
-        batch, length = [], 0
-        for _, text in run:
-            batch.append(text)
-            length += len(text)
-            if length >= BATCH:
-                yield split, batch
-                batch, length = [], 0
-        if batch:
-            yield split, batch
-
-
-def cut_by_position(texts, done, counts):
-    """Yield (split, cleaned text) of a few documents; the one that straddles the cut comes in two.
-
-    texts: opens the stream anew, once to measure it and once to hand it on. The first 1 - val_fraction of all
-    characters is the training split, as in nanoGPT.
-    """
-    seen = set()
-    lengths = []  # of each document in characters; 0 where it is blank or seen before
-    for text in texts():
-        text = clean(text, Counter())
-        mark = fingerprint(text)
-        lengths.append(len(text) if text.strip() and mark not in seen else 0)
-        seen.add(mark)
-    left = int(sum(lengths) * (1 - val_fraction))  # characters of the training split still to come
-    for text, length in zip(texts(done), lengths, strict=True):
-        text = clean(text, counts)
-        counts['documents read'] += 1
-        if not text.strip():
-            counts['dropped: empty'] += 1
-        elif not length:
-            counts['dropped: exact duplicate'] += 1
-        else:
-            yield from (
-                (split, part) for split, part in (('train', text[:left]), ('val', text[left:])) if part
-            )
-        left = max(left - length, 0)
-
-
-def place_by_hash(rows, seen, counts):
-    """The split of each document of a batch, '' for those dropped: a function of the document's content alone."""
-    splits = []
-    for mark, _, tokens in rows:
-        counts['documents read'] += 1
-        if not tokens:
-            counts['dropped: empty'] += 1
-            splits.append('')
-        elif mark in seen:
-            counts['dropped: exact duplicate'] += 1
-            splits.append('')
-        else:
-            seen.add(mark)
-            splits.append('val' if mark < val_fraction * 2**64 else 'train')
-    return splits
-
-
-class Split:
-    """The two files of a split as they grow: token ids, and the end offset of every document."""
-
-    def __init__(self, directory, split, dtype):
-        self.paths = [Path(directory, f'{split}.bin'), Path(directory, f'{split}.idx')]
-        self.bin, self.idx = (open(path, 'wb') for path in self.paths)
-        self.dtype, self.documents, self.tokens, self.bytes = dtype, 0, 0, 0
-
-    def write(self, ids, tokens, size):
-        """ids of some documents, the array of the number that each has, and their bytes as text."""
-        self.bin.write(ids.astype(self.dtype.newbyteorder('<')).tobytes())
-        self.idx.write((self.tokens + np.cumsum(tokens)).astype('<u8').tobytes())
-        self.documents += len(tokens)
-        self.tokens += len(ids)
-        self.bytes += int(size)
-
-    def close(self):
-        self.bin.close()
-        self.idx.close()
-        return {'documents': self.documents, 'tokens': self.tokens, 'bytes': self.bytes}
-
-
-# --- the whole --------------------------------------------------------------------
+# --- the plan ---------------------------------------------------------------------
 
 
 def settle_settings():
     """Fill what was left open from the source's defaults, and refuse what cannot be before anything is read."""
-    global files, hub, hub_config, tokenizer, vocab_size, val_fraction, num_proc
+    global \
+        files, \
+        hub, \
+        hub_config, \
+        hub_split, \
+        text_field, \
+        tokenizer, \
+        vocab_size, \
+        val_fraction, \
+        num_proc, \
+        clean, \
+        dedup
     if not name:
         fail(
-            f'name a data set: python prepare.py NAME, with NAME one of {", ".join(SOURCES)}, or any with --files=GLOB'
+            'name a data set: python prepare.py NAME, one that --list shows, or any with --files=GLOB or --hub=OWNER/NAME'
         )
     if not re.fullmatch(r'\w[\w.-]*', name):
         fail(f'the name {name!r} becomes a folder: letters, digits, ".", "-" and "_" only')
-    if not (files or hub) and name not in SOURCES:
-        fail(
-            f'there is no data set {name!r}: choose one of {", ".join(SOURCES)}, or give --files=GLOB or --hub=OWNER/NAME'
-        )
-    source = SOURCES.get(name, {})
-    if not (files or hub):
-        files, hub, hub_config = (source.get(k, '') for k in ('files', 'hub', 'hub_config'))
+    if bool(files) + bool(hub) + bool(sources) > 1:
+        fail('give one of --files, --hub and --sources')
+    if sources:
+        return
+    source = readers.SOURCES.get(name, {})
+    if not (files or hub or sources):
+        if not source:
+            fail(
+                f'there is no data set {name!r}: --list shows those there are; or give --files=GLOB or --hub=OWNER/NAME'
+            )
+        files, hub = source.get('files', ''), source.get('hub', '')
+        hub_config = hub_config or source.get('hub_config', '')
+        hub_split, text_field = source.get('hub_split', hub_split), source.get('text_field', text_field)
     tokenizer = tokenizer or source.get('tokenizer', 'gpt2')
     vocab_size = vocab_size or source.get('vocab_size', 8192)
     val_fraction = val_fraction or source.get('val_fraction', 0.01)
-    num_proc = num_proc or cores()
-    if files and hub:
-        fail('give --files or --hub, not both')
-    for setting in ('num_proc', 'max_documents', 'vocab_size', 'tokenizer_chars'):
+    clean = clean or source.get('clean', 'basic')
+    dedup = dedup or source.get('dedup', 'near')
+    num_proc = num_proc or parallel.cores()
+    for setting in ('num_proc', 'max_documents', 'vocab_size', 'tokenizer_chars', 'show'):
         if globals()[setting] < 0:
             fail(f'{setting} = {globals()[setting]} should not be negative')
+    for setting in ('bands', 'rows'):
+        if globals()[setting] < 1:
+            fail(f'{setting} = {globals()[setting]} should be at least 1')
     if not 0 < val_fraction < 1:
         fail(f'val_fraction = {val_fraction} should lie between 0 and 1')
+    known = dict(clean=rules.PRESETS, dedup=('near', 'exact', 'none'), task=('text', 'chat', 'classify'))
+    for setting, values in known.items():
+        if globals()[setting] not in values:
+            fail(f'{setting} = {globals()[setting]!r} is none of {", ".join(values)}')
+    if task == 'chat' and clean not in ('none', 'basic'):
+        fail(f"clean = {clean!r} is for documents; task = 'chat' takes 'basic' or 'none'")
 
 
-def cores():
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-
-
-def main():
-    settle_settings()
-    began = time.time()
-    if hub:
-        revision = hub_revision(hub)
-        source, total, unit = (
-            {'hub': hub, 'config': hub_config, 'split': hub_split, 'revision': revision},
-            0,
-            ' docs',
+def name_mixture():
+    """A data set that is a mixture of others: its meta.json names them, and nothing is copied."""
+    if RANK == 0:
+        weights = {part: str(weight) for part, weight in mixture(sources).items()}
+        home = Path('data', name)
+        home.mkdir(parents=True, exist_ok=True)
+        (home / 'meta.json.partial').write_text(json.dumps({'mixture': weights}, indent=2) + '\n')
+        os.replace(home / 'meta.json.partial', home / 'meta.json')
+        print(
+            f'data/{name}: {", ".join(f"{float(weight):.1%} {part}" for part, weight in mixture(name).items())}'
         )
-    else:
-        paths = local_files(files)
-        source, total, unit = {'files': files, 'count': len(paths)}, sum(map(os.path.getsize, paths)), 'B'
-
-    def texts(done=lambda n: None):  # opens the stream of raw documents at its beginning
-        if hub:
-            stream = hub_documents(hub, hub_config, hub_split, revision, text_field, done)
-        else:
-            stream = documents(paths, text_field, done)
-        return itertools.islice(stream, max_documents or None)
-
-    final = Path('data', name)
-    partial = final / '.partial'
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        meta, counts = build(partial, texts, total, unit)
-        if not meta['train']['tokens']:
-            fail(f'{files or hub} holds no text')
-        if not meta['val']['tokens']:
-            fail(f'no document fell into the validation split: raise val_fraction = {val_fraction}')
-        publish(partial, final, meta | {'source': source})
-    except OSError as e:
-        fail(f'cannot write {final}: {reason(e)}; nothing was kept')
-    except BrokenProcessPool:
-        fail('a worker process was killed, most likely for want of memory: try a smaller --num_proc')
-    except KeyboardInterrupt:
-        fail('stopped; nothing was kept')
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if final.is_dir() and not any(final.iterdir()):
-            final.rmdir()
-    report(meta, counts, time.time() - began)
 
 
-def build(directory, texts, total, unit):
-    """Write the vocabulary and both splits into a directory -> (meta, counts).
+def make_plan(path, job):
+    """What is to be done, as a dict: the job, the origin and the inputs; kept in plan.json for a run that goes on.
 
-    texts: opens the stream of raw documents, its argument a function called with the amount read.
+    A run with the same job over the same files goes on with the shards that are there, at the pinned revision.
     """
-    few = sum(1 for _ in itertools.islice(texts(), FEW)) < FEW
+    job = json.loads(json.dumps(job))  # as it will be read again
+    before = read_plan(path)
+    if before.get('job') == job and before['origin'].get('revision', 'local') != 'local':
+        inputs, origin = before['inputs'], before['origin']  # the data set as it stood then
+    else:
+        inputs, origin = readers.find(files, hub, hub_config, hub_split)
+    read = [
+        *(path for path, _ in inputs),
+        *glob.glob(decontaminate),
+        f'{tokenizer}/tokenizer.json',
+        rules.scorer,
+    ]
+    changed = [os.stat(path).st_mtime if os.path.exists(path) else 0 for path in read]
+    plan = dict(job=job, origin=origin, inputs=[[*each] for each in inputs], changed=changed)
+    if before != plan and RANK == 0:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        path.parent.mkdir(parents=True)
+        path.with_suffix('.partial').write_text(json.dumps(plan, indent=1))
+        os.replace(path.with_suffix('.partial'), path)
+    parallel.wait_for_rank_0(lambda: read_plan(path) == plan, path.parent)
+    return plan
+
+
+def read_plan(path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def unit_size(sizes):
+    """Bytes of input that make a unit: few enough to share out evenly and to lose little, but at most 10,000 units."""
+    total = sum(sizes.values())
+    return max(min(max(total // 64, 1 << 20), 16 << 20), total // 10_000)
+
+
+def save_vocabulary(directory, units, job, total):
+    """Write the vocabulary, learned from the first documents or loaded, where every worker finds it."""
     if tokenizer in vocabularies.KINDS:
-        with progress('learning the vocabulary', total, unit) as bar:
-            vocabulary = vocabularies.learn(tokenizer, first_characters(texts(bar.update)), vocab_size)
+        with progress('learning the vocabulary', min(total, tokenizer_chars), 'B') as bar:
+            texts = first_texts(units, job, bar.update)
+            vocabulary = vocabularies.learn(tokenizer, texts, vocab_size, normalize)
     else:
         vocabulary = vocabularies.load(tokenizer)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
     vocabulary.save(directory)
-
-    counts, seen = Counter(), set()
-    splits = {split: Split(directory, split, vocabulary.dtype) for split in ('train', 'val')}
-    # spawned, not forked: a fork of a process that runs threads can hang
-    pool = ProcessPoolExecutor(num_proc, get_context('spawn'), start_worker, (str(directory),))
-    with pool, progress('tokenizing', total, unit) as bar:
-        stream = cut_by_position(texts, bar.update, counts) if few else ((None, t) for t in texts(bar.update))
-        for split, ids, rows, batch_counts in in_order(pool, tokenize, batches(stream), 2 * num_proc):
-            counts.update(batch_counts)
-            placed = np.array([split] * len(rows) if split else place_by_hash(rows, seen, counts))
-            _, sizes, tokens = (np.array(column) for column in zip(*rows, strict=True))
-            for each, written in splits.items():
-                chosen = (placed == each) & (tokens > 0)
-                written.write(ids[np.repeat(chosen, tokens)], tokens[chosen], sizes[chosen].sum())
-    meta = {split: written.close() for split, written in splits.items()}
-    meta |= dict(
-        tokenizer=vocabulary.name,
-        tokenizer_hash=vocabulary.hash,
-        vocab_size=vocabulary.vocab_size,
-        special=vocabulary.special,
-        dtype=vocabulary.dtype.name,
-    )
-    return meta, counts
+    if task == 'chat':
+        chat.save(vocabulary, directory)
 
 
-def first_characters(texts):
-    """Cleaned documents until `tokenizer_chars` characters are through."""
-    left = tokenizer_chars
-    for text in texts:
-        yield clean(text[:left], Counter())
-        left -= len(text)
-        if left <= 0:
-            return
+def first_texts(units, job, done):
+    """Documents that the rules keep, each once, until `tokenizer_chars` characters are through."""
+    left, seen, told = tokenizer_chars, set(), shard.new_report()
+    documents = itertools.chain.from_iterable(shard.judged(unit, job, told, done) for unit in units)
+    for document in itertools.islice(documents, max_documents or None):
+        mark = copies.fingerprint(document['text'])
+        if not document['rule'] and mark not in seen:
+            seen.add(mark)
+            yield document['text'][:left]
+            left -= len(document['text'])
+            if left <= 0:
+                return
+
+
+def save_benchmark(path):
+    """Write the n-grams of the evaluation files where every worker finds them."""
+    inputs, _ = readers.find(decontaminate)
+    found = copies.benchmark_ngrams([*shard.evaluation_texts(inputs)])
+    with open(path, 'wb') as f:
+        np.savez(f, **{str(length): known for length, (known, *_) in found.items()})
+
+
+# --- the end ----------------------------------------------------------------------
 
 
 def publish(partial, final, meta):
     """Move finished files to their place. meta.json goes first and comes last: while it is there the data is whole."""
-    keep = ('text_field', 'tokenizer', 'vocab_size', 'tokenizer_chars', 'val_fraction', 'max_documents')
-    meta['settings'] = {key: globals()[key] for key in keep}
-    meta['sha256'] = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+    meta['sha256'] = {
+        path.name: sha256(path) for path in sorted(partial.iterdir()) if not path.name.startswith('report')
+    }
     (partial / 'meta.json').write_text(json.dumps(meta, indent=2) + '\n')
-    for stale in ('meta.json', 'tokenizer.json', 'tokenizer.txt'):
-        (final / stale).unlink(missing_ok=True)
-    for file in [*meta['sha256'], 'meta.json']:
-        os.replace(partial / file, final / file)
+    (final / 'meta.json').unlink(missing_ok=True)
+    for stale in final.glob('[!.]*'):
+        stale.unlink()
+    for path in partial.iterdir():
+        if path.name != 'meta.json':
+            os.replace(path, final / path.name)
+    os.replace(partial / 'meta.json', final / 'meta.json')
 
 
 def sha256(path):
@@ -336,35 +331,7 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def report(meta, counts, seconds):
-    """The final table."""
-    rows = [
-        (label, f'{counts[label]:,}')
-        for label in ('documents read', 'dropped: empty', 'dropped: exact duplicate')
-    ]
-    rows += [
-        (label, f'{counts[label]:,}') for label in ('documents changed by NFC', 'control characters removed')
-    ]
-    if counts['unknown characters']:
-        rows.append(
-            (
-                'unknown characters',
-                f'{counts["unknown characters"]:,} (became {vocabularies.SPECIAL["unk"][0]})',
-            )
-        )
-    for split in ('train', 'val'):
-        n = meta[split]
-        rows.append((split, f'{n["documents"]:,} documents, {n["tokens"]:,} tokens, {n["bytes"]:,} bytes'))
-    size, tokens = (meta['train'][k] + meta['val'][k] for k in ('bytes', 'tokens'))
-    rows.append(
-        ('vocabulary', f'{tokenizer}, {meta["vocab_size"]:,} tokens, {size / tokens:.2f} bytes per token')
-    )
-    rows.append(('time', f'{seconds:.1f} s, {size / 1e6 / seconds:.1f} MB/s with {num_proc} processes'))
-    print(f'data/{name}')
-    for label, value in rows:
-        print(f'  {label:<27} {value}')
-
-
 if __name__ == '__main__':
-    configure(globals(), positional=['name'])
+    sys.stdout.reconfigure(errors='replace')  # whatever the terminal can show, and whatever a text holds
+    configure(globals(), positional=['name'], parts=[rules])
     main()

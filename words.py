@@ -10,7 +10,7 @@ import unicodedata
 
 import numpy as np
 
-BLOCK = 1 << 20  # characters looked at together, so that memory stays bounded
+BLOCK = 1 << 17  # characters looked at together: few enough for the cache, and memory stays bounded
 SPACE, LETTER, IDEOGRAPH, SYMBOL = range(4)
 # scripts written without spaces: each character counts as a word
 IDEOGRAPHS = ((0x0E00, 0x0EFF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
@@ -54,13 +54,17 @@ def words(text):
     e.g, 3.14, example.com); or one character of a script without spaces; or a run of one and the same symbol, which
     is_word is False for. Places are in characters.
     """
-    if len(text) <= BLOCK:
-        return words_of_block(text)
-    found = [words_of_block(text[i : i + BLOCK], i) for i in range(0, len(text), BLOCK)]
-    return tuple(map(np.concatenate, zip(*found, strict=True)))
+    blocks, begin = [], 0
+    while begin < len(text) or not blocks:
+        end = begin + BLOCK
+        if end < len(text):  # between words, unless there is none so long
+            end = max(text.rfind(' ', begin, end), text.rfind('\n', begin, end)) + 1 or end
+        blocks.append(words_of_block(text[begin:end], begin))
+        begin = end
+    return blocks[0] if len(blocks) == 1 else tuple(map(np.concatenate, zip(*blocks, strict=True)))
 
 
-def words_of_block(text, offset=0):
+def words_of_block(text, offset):
     numbers, ascii_numbers = labels()
     raw = text.encode('utf-8', 'surrogatepass')
     if len(raw) == len(text):  # ASCII
@@ -98,9 +102,9 @@ def hash_spans(raw, starts, ends):
         (len(raw) + 1,), '<u8', raw + bytes(8), strides=(1,)
     )  # the eight bytes from each place on
     sizes = ends - starts
-    mask = FIRST_BYTES[np.minimum(sizes, 8)]
-    hashes = mix((eight[starts] & mask) + sizes.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93))
-    hashes = mix(hashes + (eight[np.maximum(ends - 8, starts)] & mask))
+    mask = FIRST_BYTES.take(np.minimum(sizes, 8))
+    hashes = mix((eight.take(starts) & mask) + sizes.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93))
+    hashes = mix(hashes + (eight.take(np.maximum(ends - 8, starts)) & mask))
     if len(long := np.flatnonzero(sizes > 16)):
         hashes[long] = mix(mix(hashes[long] + eight[starts[long] + 8]) + eight[ends[long] - 16])
         for i in long[sizes[long] > 32].tolist():
@@ -128,8 +132,12 @@ def chain(first, second):
 
 
 def among(values, ordered):
-    """Whether each value is one of some ordered ones."""
-    return ordered.take(np.searchsorted(ordered, values), mode='clip') == values
+    """Whether each value is one of some ordered ones, all of them hashes."""
+    some = np.zeros(1 << 16, bool)  # by their last 16 bits first: a search costs more than a look
+    some[ordered & np.uint64(0xFFFF)] = True
+    found = some[values & np.uint64(0xFFFF)]
+    found[found] = ordered.take(np.searchsorted(ordered, values[found]), mode='clip') == values[found]
+    return found
 
 
 def occurs_more(ordered, times):
@@ -146,13 +154,29 @@ def top_ngram_characters(grams, spans):
     return times.max() * spans[among(grams, most_frequent).argmax()]
 
 
+def repeated_fives(hashes, before, least):
+    """Where runs of five words begin that occur more than once; none if at most `least` characters lie in them.
+
+    before: the characters in the words before each word, and in all, (words + 1,). A longer run that occurs again
+    consists of such fives, so that `least` bounds the characters of these as well.
+    """
+    runs = ngrams(hashes, 5)
+    ordered = np.sort(runs)
+    copies = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(copies) or len(copies) * (before[5:] - before[:-5]).max() <= least:
+        return np.empty(0, np.int64)
+    places = np.flatnonzero(among(runs, copies))
+    until = np.minimum(places + 5, np.append(places[1:], len(hashes)))
+    return places if (before[until] - before[places]).sum() > least else places[:0]
+
+
 def repeated_characters(hashes, before, places, n):
     """Characters in runs of n words that came before, from left to right, none counted twice (as datatrove does).
 
-    places: where those runs of five words begin that occur more than once; no other run of n can.
+    before: as of repeated_fives. places: where a run may begin that occurs more than once.
     """
     seen, characters, free, raw = set(), 0, 0, hashes.tobytes()
-    for place in places:
+    for place in places.tolist():
         run = raw[8 * place : 8 * (place + n)]
         if place < free or len(run) < 8 * n:
             continue
