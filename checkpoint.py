@@ -152,7 +152,6 @@ def load_optimizer(path, optimizer, scaler):
             group |= settings  # those of this command, not of the one that saved
         if saved['scaler']:  # empty unless both runs are in fp16
             scaler.load_state_dict(saved['scaler'])
-    except (
-        Exception
-    ) as e:  # a damaged zip file, a foreign pickle, tensors of other shapes: many types, one meaning
+    # a damaged zip file, a foreign pickle, tensors of other shapes: many types, one meaning
+    except Exception as e:
         fail(f'cannot load {path}/optimizer.pt: {reason(e)[:200]}')

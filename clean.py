@@ -31,14 +31,7 @@ repetition = True  # Gopher's rules on repeated text (Rae et al. 2021, table A1)
 repeated_lines = 0.3  # share of lines, and of paragraphs, that came before
 repeated_line_characters = 0.2  # share of characters in them
 top_ngrams = (0.2, 0.18, 0.16)  # share of characters in the most frequent run of 2, 3, 4 words
-repeated_ngrams = (
-    0.15,
-    0.14,
-    0.13,
-    0.12,
-    0.11,
-    0.1,
-)  # the same in runs of 5, 6 ... 10 words that came before
+repeated_ngrams = (0.15, 0.14, 0.13, 0.12, 0.11, 0.1)  # in runs of 5, 6 ... 10 words that came before
 gopher = True  # Gopher's rules on quality (Rae et al. 2021, appendix A1.1):
 gopher_min_words = 50
 gopher_max_words = 100_000
@@ -88,8 +81,7 @@ def clean(text, preset, counts):
     if not text or text.isspace():
         return text, 'empty'
     text, rule = web(text, counts) if preset == 'web' else (text, code(text) if preset == 'code' else '')
-    if not rule and not text.strip():  # no line was kept
-        rule = 'empty'
+    rule = rule or ('' if text.strip() else 'empty')  # where no line was kept
     return text, rule or (score(text) if scorer else '')
 
 
@@ -134,9 +126,8 @@ def repair_mojibake(text, counts):
     for i, line in enumerate(lines):
         if MOJIBAKE.search(line):
             whole = fixed(line)
-            lines[i] = (
-                whole if whole != line else ' '.join(map(fixed, line.split(' ')))
-            )  # beside real letters
+            # word by word where real letters stand beside it
+            lines[i] = whole if whole != line else ' '.join(map(fixed, line.split(' ')))
             counts['lines of mojibake repaired'] += lines[i] != line
     return '\n'.join(lines)
 
@@ -145,7 +136,7 @@ def repair_mojibake(text, counts):
 
 # what datatrove takes for no word
 PUNCTUATION = frozenset(string.punctuation + '«´»–—’“”„…∶━►、。〈〉《》「」【】！％（），．：；？～')
-TERMINAL = frozenset(regex.findall(r'\p{Sentence_Terminal}', ''.join(map(chr, range(0x110000)))))
+TERMINAL = frozenset(regex.findall(r'\p{Sentence_Terminal}', ''.join(map(chr, range(0x20000)))))
 C4_END = re.compile(r'(?:[?!"\']|(?<!\.\.)\.)\Z')
 CITATION = re.compile(r'\[\d*]|\[edit]|\[citation needed]')
 POLICY = ('terms of use', 'privacy policy', 'cookie policy', 'uses cookies', 'use of cookies', 'use cookies')
@@ -313,9 +304,8 @@ def fineweb_quality(text):
     if (sum(map(len, lines)) - sum(map(len, set(lines)))) / (len(text) - line_ends) > fineweb_repeated_lines:
         return 'fineweb: repeated lines'
     raw = np.frombuffer(text.encode(), np.uint8)
-    fewest = np.count_nonzero(
-        (raw[:-1] <= 32) & ((raw[1:] | 32) - np.uint8(97) < 26)
-    )  # a blank, then a letter
+    # a blank, then a letter
+    fewest = np.count_nonzero((raw[:-1] <= 32) & ((raw[1:] | 32) - np.uint8(97) < 26))
     if line_ends > fineweb_line_ends * fewest and line_ends > fineweb_line_ends * len(words(text)[0]):
         return 'fineweb: a list'
     return ''
@@ -335,7 +325,7 @@ IPS = ('22.214.171.124', '126.96.36.199', '188.8.131.52', '184.108.40.206', '220
 def masked(text, counts):
     """The text with e-mail and public IP addresses replaced by some in turn (datatrove's PIIFormatter)."""
     pieces, end, emails, ips = [], 0, itertools.cycle(EMAILS), itertools.cycle(IPS)
-    for at in re.finditer('@', text):
+    for at in re.finditer('@', text) if '@' in text else ():  # the quicker search
         domain = DOMAIN.match(text, at.end())
         local = domain and LOCAL_PART.search(text, max(end, at.start() - 64), at.start())
         if local:

@@ -25,9 +25,8 @@ import urllib.request
 
 from config import fail, need, reason
 
-LONGEST = (
-    16 << 20
-)  # bytes: a text file longer than this becomes several documents, so that memory stays bounded
+# bytes: a text file longer than this becomes several documents, so that memory stays bounded
+LONGEST = 16 << 20
 SLACK = 1 << 20  # bytes in which the line end to cut at is looked for
 LONGEST_LINE = 256 << 20  # bytes of a .jsonl line; a longer one is taken for damage
 LARGEST_JSON = 1 << 30  # bytes of a .json file that is one array or object: it is read at once
@@ -545,7 +544,7 @@ class Counted:
         return self.position
 
 
-READERS = {
+READERS = {  # any other is text
     '.html': html_page,
     '.htm': html_page,
     '.jsonl': json_lines,
@@ -555,4 +554,4 @@ READERS = {
     '.arrow': arrow_rows,
     '.warc': web_pages,
     '.wet': web_texts,
-}  # any other is text
+}

@@ -41,7 +41,9 @@ def decide(shards, job):
     kept = found['first'] == np.arange(count)
     if kept.sum() < FEW:
         return split_by_position(shards, kept, job['val_fraction']), found
-    chosen = kept & (sketches[0]['exact'] < job['val_fraction'] * 2.0**64)
+    hashes = sketches[0]['exact']
+    bound = max(job['val_fraction'] * 2.0**64, hashes[kept].min())  # one document at least
+    chosen = kept & (hashes <= bound)
     if job['dedup'] == 'near':
         moved = dedup.relatives(sketches, kept, chosen)
         found['moved'] = int(moved.sum())
@@ -131,7 +133,9 @@ def join(shards, places, directory, vocabulary, cut, job):
     if not splits[1].tokens:
         fail(f'{job["files"] or job["hub"]}: no document is left')
     if not splits[2].tokens:
-        fail(f'no document fell into the validation split: raise val_fraction = {job["val_fraction"]}')
+        fail(
+            'no document is left for validation, each is too like another: raise --val_fraction or give --dedup=exact'
+        )
     meta = {split.split: split.counts() for split in splits.values()}
     if job['task'] == 'classify':
         meta['labels'] = [label for label, _ in sorted(labels.items(), key=lambda item: item[1])]

@@ -29,9 +29,8 @@ def masked(rows, numbers, seed, special, vocab_size, mask_ratio):
     order, change, replacement = draws  # (B, T) each, uniform in [0, 1)
 
     is_special = np.isin(inputs, list(special.values()))
-    where = np.argpartition(order + is_special, K - 1, axis=1)[
-        :, :K
-    ]  # the K lowest; special tokens come last
+    # the K lowest; special tokens come last
+    where = np.argpartition(order + is_special, K - 1, axis=1)[:, :K]
     original = np.take_along_axis(inputs, where, 1)  # (B, K)
     chosen = ~np.take_along_axis(is_special, where, 1)
     targets = np.full_like(inputs, -100)

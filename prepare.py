@@ -15,6 +15,7 @@ nothing is done twice, after a crash neither. `decide` looks at all documents, b
 copies of others, which are for validation. `join` writes the tokens of those that stay. What happened is in report.json.
 """
 
+import contextlib
 import glob
 import hashlib
 import itertools
@@ -58,18 +59,12 @@ strict = False  # stop at a damaged row instead of counting it and going on
 # what to keep
 clean = ''  # 'none', 'basic' (Unicode), 'web' (and all rules for web pages), 'code'; '': as the source says, else basic
 dedup = ''  # 'near' (and exact copies), 'exact', 'none'; '': as the source says, else near
-bands = (
-    14  # of MinHash: documents that agree in one band are near copies; 14 bands of 8 find 3 in 4 words alike
-)
-rows = 8  # of each band; both as in FineWeb (Penedo et al. 2024)
-decontaminate = (
-    ''  # a glob of evaluation files: a document that shares 13 words in a row with them is dropped
-)
+bands = 14  # of MinHash: documents that agree in one band are near copies
+rows = 8  # of each band; 14 bands of 8 find 3 in 4 words alike, as in FineWeb (Penedo et al. 2024)
+decontaminate = ''  # a glob of evaluation files: a document with 13 words in a row of theirs is dropped
 val_fraction = 0.0  # of the documents; 0: as the source says, else 0.01
 # the vocabulary
-tokenizer = (
-    ''  # gpt2 | cl100k_base | o200k_base | a kind to learn here | a directory | a hub repository; '': gpt2
-)
+tokenizer = ''  # gpt2 | cl100k_base | o200k_base | a kind to learn | a directory | a hub repository; '': gpt2
 vocab_size = 0  # of one learned here, special tokens included; 0: as the source says, else 8192
 normalize = ''  # of one learned here: 'lower', 'accents' or 'lower,accents' folds text before it is split
 tokenizer_chars = 1_000_000_000  # learn it from at most this many characters
@@ -151,7 +146,7 @@ def keep_shards(directory):
     if done:
         return f'{done} finished parts are kept, and the same command goes on from there'
     shutil.rmtree(directory, ignore_errors=True)
-    if directory.parent.is_dir() and not any(directory.parent.iterdir()):
+    with contextlib.suppress(OSError):  # where there is earlier data
         directory.parent.rmdir()
     return 'nothing was kept'
 
@@ -161,18 +156,8 @@ def keep_shards(directory):
 
 def settle_settings():
     """Fill what was left open from the source's defaults, and refuse what cannot be before anything is read."""
-    global \
-        files, \
-        hub, \
-        hub_config, \
-        hub_split, \
-        text_field, \
-        tokenizer, \
-        vocab_size, \
-        val_fraction, \
-        num_proc, \
-        clean, \
-        dedup
+    global files, hub, hub_config, hub_split, text_field
+    global tokenizer, vocab_size, val_fraction, clean, dedup, num_proc
     if not name:
         fail(
             'name a data set: python prepare.py NAME, one that --list shows, or any with --files=GLOB or --hub=OWNER/NAME'
@@ -233,6 +218,7 @@ def make_plan(path, job):
     A run with the same job over the same files goes on with the shards that are there, at the pinned revision.
     """
     job = json.loads(json.dumps(job))  # as it will be read again
+    del job['val_fraction']  # which no shard depends on
     before = read_plan(path)
     if before.get('job') == job and before['origin'].get('revision', 'local') != 'local':
         inputs, origin = before['inputs'], before['origin']  # the data set as it stood then
@@ -316,7 +302,8 @@ def publish(partial, final, meta):
     (partial / 'meta.json').write_text(json.dumps(meta, indent=2) + '\n')
     (final / 'meta.json').unlink(missing_ok=True)
     for stale in final.glob('[!.]*'):
-        stale.unlink()
+        if not stale.is_dir():
+            stale.unlink()
     for path in partial.iterdir():
         if path.name != 'meta.json':
             os.replace(path, final / path.name)

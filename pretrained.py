@@ -110,9 +110,8 @@ def from_gpt2(settings, weights):
         }
         names |= {f'blocks.{i}.{our}': f'h.{i}.{their}' for our, their in pairs.items()}
     for our, their in names.items():
-        ours[f'{our}.weight'] = theirs[
-            f'{their}.weight'
-        ].t()  # norms have one dimension: t() leaves them alone
+        # norms have one dimension: t() leaves them alone
+        ours[f'{our}.weight'] = theirs[f'{their}.weight'].t()
         ours[f'{our}.bias'] = theirs[f'{their}.bias']
     return config, ours
 

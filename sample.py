@@ -16,9 +16,7 @@ from config import configure, fail, reason
 # -----------------------------------------------------------------------------
 init_from = 'resume'  # 'resume': the best checkpoint of out_dir; else a name such as 'gpt2', or a directory
 out_dir = 'out'  # a run, or one checkpoint of it
-start = (
-    '\n'  # the prompt; may hold special tokens such as <|endoftext|>; FILE:prompt.txt reads it from a file
-)
+start = '\n'  # the prompt; may hold special tokens such as <|endoftext|>; FILE:prompt.txt reads a file
 num_samples = 10
 max_new_tokens = 500  # of each sample; it ends sooner at the end of text
 temperature = 0.8  # below 1.0 less random, above more; 0 takes the likeliest token

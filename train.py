@@ -157,20 +157,17 @@ def main(settings):
         lr = learning_rate_at(step)
         for group in optimizer.param_groups:
             group['lr'] = lr
-        first = (
-            step * gradient_accumulation_steps
-        )  # micro-batches are numbered through the run and dealt out in turn
+        # micro-batches are numbered through the run and dealt out in turn
+        first = step * gradient_accumulation_steps
         numbers = range(first + rank, first + gradient_accumulation_steps, world_size)
         batches = [make_batch(data['train'], number, seed, meta) for number in numbers]
         predicted = sum(int((batch['targets'] != -100).sum()) for batch in batches)
-        predicted = runtime.sum_over_processes(
-            torch.tensor(float(predicted))
-        ).item()  # on the host: no GPU waits
+        # on the host: no GPU waits
+        predicted = runtime.sum_over_processes(torch.tensor(float(predicted))).item()
         loss = torch.zeros((), device=where)
         for number, batch in zip(numbers, batches, strict=True):
-            torch.manual_seed(
-                (seed * 1_000_003 + number) % 2**63
-            )  # so dropout needs no state, and no other processes
+            # so dropout needs no state, and no other processes
+            torch.manual_seed((seed * 1_000_003 + number) % 2**63)
             last = number == numbers[-1]
             with nullcontext() if last or forward is compiled else forward.no_sync():
                 with runtime.autocast(where, precision):
@@ -310,9 +307,8 @@ def learning_rate_at(step):
     if schedule == 'constant':
         return learning_rate
     begin = warmup_iters if schedule != 'wsd' else lr_decay_iters * (1 - wsd_decay)
-    done = min(
-        max((step - begin) / max(lr_decay_iters - begin, 1), 0), 1
-    )  # 0 where the decay begins, 1 where it ends
+    # 0 where the decay begins, 1 where it ends
+    done = min(max((step - begin) / max(lr_decay_iters - begin, 1), 0), 1)
     left = 0.5 * (1 + math.cos(math.pi * done)) if schedule == 'cosine' else 1 - done
     return min_lr + left * (learning_rate - min_lr)
 

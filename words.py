@@ -36,9 +36,8 @@ def labels():
     """
     numbers = np.zeros(0x110000, np.uint32)
     for code in range(0x110000):
-        category = unicodedata.category(chr(code))[
-            0
-        ]  # Letter, Mark, Number; Punctuation, Symbol; Zs, Cc and so on
+        # Letter, Mark, Number; Punctuation, Symbol; Zs, Cc and so on
+        category = unicodedata.category(chr(code))[0]
         numbers[code] = LETTER if category in 'LMN' else code if category in 'PS' else SPACE
     numbers[ord('_')] = LETTER
     for first, last in IDEOGRAPHS:
@@ -98,9 +97,8 @@ def places_in_utf8(codes, *places):
 
 def hash_spans(raw, starts, ends):
     """A hash of each of some spans of bytes, (spans,) uint64: of its length, its first eight bytes and its last."""
-    eight = np.ndarray(
-        (len(raw) + 1,), '<u8', raw + bytes(8), strides=(1,)
-    )  # the eight bytes from each place on
+    # the eight bytes from each place on
+    eight = np.ndarray((len(raw) + 1,), '<u8', raw + bytes(8), strides=(1,))
     sizes = ends - starts
     mask = FIRST_BYTES.take(np.minimum(sizes, 8))
     hashes = mix((eight.take(starts) & mask) + sizes.astype(np.uint64) * np.uint64(0xD6E8FEB86659FD93))

@@ -17,9 +17,8 @@ import types
 
 def fail(message):
     """End the program the way every error that a user can cause ends: one line on stderr, exit code 2."""
-    if (
-        os.environ.get('LOCAL_RANK', '0') == '0'
-    ):  # torchrun's processes find the same mistake: say it once a machine
+    # torchrun's processes find the same mistake: say it once a machine
+    if os.environ.get('LOCAL_RANK', '0') == '0':
         print(f'error: {message}', file=sys.stderr, flush=True)
     raise SystemExit(2)
 

@@ -134,10 +134,7 @@ def main():
     print('with our words and sentences')
     use_splitters(our_words, our_sentences)
     compare(texts, pairs())
-    masked = sum(
-        clean.masked(t, Counter()) == PIIFormatter().format(t)
-        for t in texts.values()
-    )
+    masked = sum(clean.masked(t, Counter()) == PIIFormatter().format(t) for t in texts.values())
     print(f'e-mail and IP masking: the same text for {masked:,} of {len(texts):,}')
     print("\nwith datatrove's own (spaCy)")
     use_splitters(split_into_words, split_into_sentences)

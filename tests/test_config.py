@@ -116,6 +116,12 @@ def test_flag_becomes(settle, flag, value):
     assert got == value and type(got) is type(value)
 
 
+def test_bare_words_fill_positional_settings_and_a_tuple_takes_the_rest(settle, write):
+    changes = write('steps = 3')
+    settings = settle('a', 'b', changes, '--rate=1', 'c', positional=['start', 'betas'])
+    assert (settings['start'], settings['steps'], settings['betas']) == ('a', 3, (0.9, 0.95, 'b', 'c'))
+
+
 @given(st.text())
 @example('{[]}')  # a literal in form, but no value: sets of lists cannot be
 @example('{{}}: a template')

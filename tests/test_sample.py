@@ -71,12 +71,12 @@ def test_a_prompt_may_stand_in_a_file(cwd, capsys, tmp_path):
 
 def test_a_special_token_in_the_prompt_is_that_token(cwd, capsys):
     vocabulary = tokenizer.load('data/tiny')
-    ids = [vocabulary.special['eot'], *vocabulary.encode('import ')]
+    ids = [*vocabulary.encode('import '), vocabulary.special['eot']]
     flags = ['--temperature=3', '--top_k=0', '--num_samples=1', '--seed=3']
-    (made,) = samples(capsys, '--start=<|endoftext|>import ', *flags)
+    (made,) = samples(capsys, '--start=import <|endoftext|>', *flags)
     expected = continued(ids, seed=3, temperature=3, stop=vocabulary.special['eot'])
     assert made == expected.removesuffix('<|endoftext|>')
-    as_text = vocabulary.encode('<|endoftext|>import ')
+    as_text = vocabulary.encode('import <|endoftext|>')
     assert len(as_text) > len(ids) and made != continued(as_text, seed=3, temperature=3)
 
 

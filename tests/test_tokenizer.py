@@ -2,6 +2,13 @@
 
 import base64
 import json
+import re
+import string
+import subprocess
+import sys
+import unicodedata
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +16,8 @@ import tiktoken
 import tiktoken.load
 import tiktoken.registry
 import tokenizers
-from conftest import one_line, run
-from hypothesis import example, given
+from conftest import ROOT, one_line, run
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
@@ -95,7 +102,26 @@ def every(code, encoding):
     return learned | {'gpt2': gpt2}
 
 
-KINDS = ['bpe', 'byte', 'char', 'gpt2']
+KINDS = [*vocabularies.KINDS, 'gpt2']
+
+# words of the scripts that text comes in, one a line, and strings of any characters at all
+SCRIPTS = """The quick brown fox, 1,234.5 naïve façade
+Съешь ещё этих мягких булок
+Ξεσκεπάζω την ψυχοφθόρα βδελυγμία
+עטלף אבק נס דרך מזגן
+نص حكيم له سر قاطع
+ऋषियों को सताने वाले दुष्ट
+เป็นมนุษย์สุดประเสริฐเลิศคุณค่า
+いろはにほへと ちりぬるを カタカナ
+키스의 고유조건은 입술끼리
+我能吞下玻璃而不伤身体。
+👩‍👩‍👧 🇪🇺 ∀x∈ℝ ⌈x⌉ ≤ ½
+Ꭰꮿ ᚠᚢᚦ 𐌰𐌱 𝔄𝔅 ﬁ \u200b\u202e\xa0\t """.split('\n')
+ANY = st.one_of(
+    st.text(),
+    st.lists(st.sampled_from(SCRIPTS)).map(' \n'.join),
+    st.lists(st.sampled_from(PROSE.split())).map(' '.join),
+)
 
 
 # --- text and ids -------------------------------------------------------------------
@@ -162,11 +188,11 @@ def test_transformers_reads_what_is_saved(every, code, tmp_path):
         every[kind].save(tmp_path)
         reference = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / 'tokenizer.json'))
         assert len(reference) == every[kind].vocab_size
-        for text in (code[:5000], PROSE):
+        for text in (code[:5000], PROSE, *SCRIPTS):
             assert every[kind].encode(text) == reference.encode(text, add_special_tokens=False), kind
-            assert reference.decode(every[kind].encode(text), clean_up_tokenization_spaces=False) == text, (
+            assert reference.decode(every[kind].encode(text), clean_up_tokenization_spaces=False) == every[
                 kind
-            )
+            ].decode(every[kind].encode(text)), kind
         for name, i in every[kind].special.items():
             assert reference.convert_ids_to_tokens(i) == vocabularies.SPECIAL[name][0]
             assert i in reference.added_tokens_decoder and reference.added_tokens_decoder[i].special
@@ -188,6 +214,206 @@ def test_bytes_that_are_no_text_become_replacement_characters(every):
         assert (
             every[kind].decode([*every[kind].encode('a'), half[-1], *every[kind].encode('b')]) == 'a\ufffdb'
         )
+
+
+# --- the kinds -------------------------------------------------------------------------
+
+
+def test_words_are_the_most_frequent_ones(every, code):
+    def sign(c):
+        return c in string.punctuation or unicodedata.category(c)[0] == 'P'
+
+    text = code + ' ' + PROSE
+    counts = Counter(''.join(f' {c} ' if sign(c) else c for c in text).split())
+    frequent = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0].encode()))[: 600 - 6]
+    vocabulary = every['word']
+    assert [vocabulary.decode([i]) for i in range(600 - 6)] == [word for word, _ in frequent]
+    assert vocabulary.decode(vocabulary.encode('def self\n  naïvete.')) == 'def self [UNK] .'
+
+
+@given(text=ANY)
+def test_wordpiece_keeps_what_is_no_space_or_makes_whole_words_unknown(every, text):
+    vocabulary = every['wordpiece']
+    pieces, rest = [vocabulary.decode([i]) for i in vocabulary.encode(text)], ''.join(text.split())
+    for piece in pieces:  # what is left of the text begins with each piece in turn, unk stands for anything
+        found = re.match(
+            '.+?' if piece == '[UNK]' else re.escape(piece.removeprefix('##') or '##'), rest, re.S
+        )
+        assert found or '[UNK]' in pieces
+        rest = rest[found.end() :] if found else rest
+    assert '[UNK]' in pieces or not rest
+
+
+def test_wordpiece_knows_a_frequent_letter_at_the_start_of_words_and_within(every):
+    vocabulary = every['wordpiece']
+    for letter in 'abcdefghijklmnopqrstuvwxyz':
+        assert vocabulary.special['unk'] not in vocabulary.encode(f'{letter} q{letter}')
+
+
+@given(data=st.data())
+def test_unigram_round_trips_what_it_saw(every, data):
+    vocabulary = every['unigram']
+    seen = {token for i in ordinary(vocabulary) if len(token := vocabulary.decode([i])) == 1}
+    text = data.draw(st.text(st.sampled_from(sorted(seen))))
+    assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert vocabulary.decode(vocabulary.encode(text + '\U0010fffd' + text)) == f'{text}[UNK]{text}'
+
+
+def test_text_that_spells_unk_is_not_unk(every):
+    for kind in KINDS:
+        unknown = every[kind].special['unk']
+        assert unknown not in every[kind].encode('U N K') or kind == 'word'
+        assert every[kind].encode('[UNK]').count(unknown) == every[kind].encode('[ UNK ]').count(unknown)
+
+
+@pytest.mark.parametrize('kind', vocabularies.KINDS)
+@given(text=ANY)
+def test_folded_text_has_the_ids_of_what_it_is_folded_to(folded, kind, text):
+    def lower(text):
+        # no rule for the last letter
+        return ''.join(c if c == 'Σ' else c.lower() for c in text).replace('Σ', 'σ')
+
+    def bare(text):
+        return ''.join(c for c in unicodedata.normalize('NFD', text) if not '\u0300' <= c <= '\u036f')
+
+    expected = unicodedata.normalize('NFC', bare(lower(text)))
+    assume(not any(unicodedata.category(c) == 'Cn' for c in text))  # newer than this Python's tables
+    assert folded[kind].encode(text) == folded[kind].encode(expected)
+    if kind in ('bpe', 'byte'):
+        assert folded[kind].decode(folded[kind].encode(text)) == expected
+
+
+@pytest.fixture(scope='module')
+def folded(code):
+    texts = [code[:20_000], PROSE, *SCRIPTS]
+    return {kind: vocabularies.learn(kind, texts, 400, 'lower,accents') for kind in vocabularies.KINDS}
+
+
+def test_learning_is_repeatable_in_another_process(every, library, tmp_path):
+    """The library's hash tables have another order in each process."""
+    learn = (
+        'import sys, tokenizer; from pathlib import Path; '
+        'texts = ["".join(p.read_text(encoding="utf-8") for p in sorted(Path(sys.argv[1]).glob("*.py"))), sys.argv[2]]; '
+        'print(*(tokenizer.learn(kind, texts, 600).hash for kind in tokenizer.KINDS))'
+    )
+    command = [sys.executable, '-c', learn, str(library), PROSE]
+    hashes = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert hashes == [every[kind].hash for kind in vocabularies.KINDS]
+
+
+# --- the libraries that encode ------------------------------------------------------------
+
+
+def by_tokenizers(vocabulary, text):
+    return vocabulary.hf.encode(text, add_special_tokens=False).ids
+
+
+@given(text=ANY)
+@example(text='^' * 100_000)
+@example(text=' ' * 10_000 + 'a' * 10_000)
+def test_tiktoken_gives_a_learned_bpe_the_ids_that_tokenizers_gives(every, text):
+    assert every['bpe'].encoding
+    assert every['bpe'].run(text).tolist() == by_tokenizers(every['bpe'], text)
+
+
+def test_tiktoken_and_tokenizers_agree_on_every_character(every):
+    characters = [chr(c) for c in [*range(0xD800), *range(0xE000, 0x34000), *range(0xE0000, 0xE0200)]]
+    for first in range(0, len(characters), 1 << 16):  # next to a letter, a digit, a sign and spaces
+        text = ''.join(f'a{c}1{c}.{c}  ' for c in characters[first : first + (1 << 16)])
+        texts = [text[i : i + 4096] for i in range(0, len(text), 4096)]
+        reference = every['bpe'].hf.encode_batch_fast(texts, add_special_tokens=False)
+        assert [every['bpe'].run(t).tolist() for t in texts] == [e.ids for e in reference]
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(model=dict(ignore_merges=True)),
+        dict(model=dict(byte_fallback=True)),
+        dict(pre_tokenizer=dict(add_prefix_space=True)),
+        dict(pre_tokenizer=dict(use_regex=False)),
+        dict(normalizer=dict(type='Lowercase')),
+        dict(
+            added_tokens=[
+                dict(
+                    id=0,
+                    content='!',
+                    special=False,
+                    single_word=False,
+                    lstrip=False,
+                    rstrip=False,
+                    normalized=False,
+                )
+            ]
+        ),
+    ],
+    ids=str,
+)
+def test_tiktoken_is_left_alone_with_what_it_cannot_do(every, change):
+    whole = json.loads(every['bpe'].hf.to_str())
+    for key, value in change.items():
+        whole[key] = whole[key] | value if isinstance(whole[key], dict) else value
+    vocabulary = vocabularies.Learned(json.dumps(whole))
+    assert vocabulary.encoding is None
+    for text in ('! Hello, World' + PROSE, *SCRIPTS):
+        assert vocabulary.encode(text) == by_tokenizers(vocabulary, text)
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=12),
+    text=st.text('abc', max_size=60),
+)
+# no text's merges end in abc: b and c merge before a and b
+@example(pairs=[(1, 2), (0, 1), (4, 2)], text='abc')
+# abc would be merged from another pair than the one learned
+@example(pairs=[(0, 1), (1, 2), (0, 4)], text='abc')
+def test_merges_that_nothing_learned_get_the_ids_of_tokenizers(pairs, text):
+    """tiktoken knows no pairs, only which bytes are tokens; a file may hold merges for which that is not the same."""
+    tokens, merges = ['a', 'b', 'c'], []
+    for pair in pairs:
+        a, b = (tokens[i % len(tokens)] for i in pair)
+        if a + b not in tokens:
+            tokens.append(a + b)
+            merges.append((a, b))
+    alphabet = [c for c in vocabularies.byte_characters() if c not in 'abc']
+    bpe = tokenizers.Tokenizer(models.BPE({t: i for i, t in enumerate(alphabet + tokens)}, merges))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    vocabulary = vocabularies.Learned(bpe.to_str())
+    assert vocabulary.encode(text) == by_tokenizers(vocabulary, text)
+
+
+class Gigatoken:
+    """A stand-in for the package: it reads the file of ranks it is given, and is wrong about one word."""
+
+    class Tokenizer:
+        @classmethod
+        def from_tiktoken(cls, path, pretokenizer, special_tokens):
+            from tiktoken_ext.openai_public import r50k_pat_str
+
+            assert pretokenizer == 'gpt2' and special_tokens == {}
+            lines = [line.split() for line in Path(path).read_text().splitlines()]
+            # the package wants them dense and in order
+            assert [int(i) for _, i in lines] == list(range(len(lines)))
+            tokens = {base64.b64decode(token): int(i) for token, i in lines}
+            encoding = tiktoken.Encoding('', pat_str=r50k_pat_str, mergeable_ranks=tokens, special_tokens={})
+            self = cls()
+            self.encode = lambda text: encoding.encode_to_numpy(text.replace('wrong', 'right'))
+            return self
+
+
+def test_gigatoken_is_checked(every, monkeypatch, tmp_path, capfd):
+    for kind in ('bpe', 'char'):
+        (tmp_path / kind).mkdir()
+        every[kind].save(tmp_path / kind)
+    monkeypatch.setitem(sys.modules, 'gigatoken', None)
+    assert 'pip install gigatoken' in refused(capfd, vocabularies.load, str(tmp_path / 'bpe'), 'gigatoken')
+    monkeypatch.setitem(sys.modules, 'gigatoken', Gigatoken)
+    assert 'bpe alone' in refused(capfd, vocabularies.load, str(tmp_path / 'char'), 'gigatoken')
+    assert 'gigatokens' in refused(capfd, vocabularies.load, str(tmp_path / 'bpe'), 'gigatokens')
+    fast = vocabularies.load(str(tmp_path / 'bpe'), 'gigatoken')
+    for text in ('', PROSE, '\U000e0fff wrong', *SCRIPTS):  # a character that no Unicode has goes to tiktoken
+        assert fast.encode(text) == every['bpe'].encode(text)
+    assert 'gigatoken' in refused(capfd, fast.encode_batch, ['right', 'something wrong'])
 
 
 # --- special tokens -------------------------------------------------------------------
@@ -217,7 +443,8 @@ def test_spellings_are_ordinary_text_unless_asked_for(every, kind):
     mask, eot, pad = (vocabulary.special[name] for name in ('mask', 'eot', 'pad'))
     assert not {mask, eot, pad} & set(plain)
     assert [i for i in special if i in vocabulary.special.values()] == [mask, eot, mask, pad]
-    assert vocabulary.decode(special) == vocabulary.decode(plain) == text
+    if kind in ('bpe', 'byte', 'gpt2', 'char'):
+        assert vocabulary.decode(special) == vocabulary.decode(plain) == text
     parts = [vocabulary.encode(part) for part in ('to ', ' or not', ' ', '\n')]
     assert special == [*parts[0], mask, *parts[1], eot, *parts[2], mask, pad, *parts[3]]
     assert vocabulary.encode('no such thing', special=True) == vocabulary.encode('no such thing')
@@ -237,7 +464,7 @@ def test_pieces_are_the_text_and_never_longer(text, longest):
 WORDS = st.lists(st.text(st.sampled_from("aZ_1.'é日 \n\t\r"), max_size=8), max_size=60).map(' the cat '.join)
 
 
-@pytest.mark.parametrize('kind', ['bpe', 'gpt2'])
+@pytest.mark.parametrize('kind', KINDS)
 @given(text=WORDS)
 def test_cutting_a_text_changes_no_id(every, kind, text):
     assert in_pieces(every[kind], text, 96) == whole(every[kind], text)
@@ -248,7 +475,7 @@ def test_cutting_real_code_and_prose_changes_no_id(every, code, library, longest
     argparse = (library.parent / 'argparse.py').read_text(encoding='utf-8')
     prose = ' '.join(argparse.split())
     for text in (code, argparse, prose, PROSE * 100):
-        for kind in ('bpe', 'gpt2'):
+        for kind in KINDS:
             assert in_pieces(every[kind], text, longest) == whole(every[kind], text)
 
 
@@ -353,7 +580,11 @@ def refused(capfd, function, *arguments):
 def test_vocabularies_that_cannot_be(capfd, tmp_path):
     assert '262' in refused(capfd, vocabularies.learn, 'bpe', ['text'], 261)
     assert vocabularies.learn('bpe', ['text'], 262).vocab_size == 262
-    assert 'bpe, byte, char' in refused(capfd, vocabularies.learn, 'words', ['text'], 300)
+    assert 'bpe, wordpiece' in refused(capfd, vocabularies.learn, 'words', ['text'], 300)
+    for kind in ('wordpiece', 'unigram', 'word'):
+        assert kind in refused(capfd, vocabularies.learn, kind, ['text'], 21)
+        assert vocabularies.learn(kind, ['text ' * 9], 22).vocab_size <= 22
+    assert 'lower,accents' in refused(capfd, vocabularies.learn, 'bpe', ['text'], 300, 'upper')
     assert 'missing.json' in refused(capfd, vocabularies.load, str(tmp_path / 'missing.json'))
     assert str(tmp_path) in refused(capfd, vocabularies.load, str(tmp_path))
     for content in ('', '{}', '{"version": "1.0", "model": {"type": "None"}}', '[1'):
@@ -375,7 +606,7 @@ NO_NETWORK = dict(
     'tokenizer, words',
     [
         ('gpt2', ['gpt2', 'TIKTOKEN_CACHE_DIR', 'r50k_base']),
-        ('google-bert/none', ['google-bert/none', 'bpe, byte, char']),
+        ('google-bert/none', ['google-bert/none', 'bpe, wordpiece']),
     ],
 )
 def test_without_network_a_vocabulary_that_is_not_at_hand_is_one_line(tmp_path, tokenizer, words):
@@ -397,17 +628,53 @@ def test_train_command(tmp_path, library):
 
 
 def test_train_command_learns_from_the_text_that_prepare_will_encode(tmp_path):
-    rows = [
-        'e\u0301 e\u0301\x00',
-        'half a pair: \ud83d',
-        'é',
-    ]  # not NFC; a control character; a lone surrogate
+    # not NFC; a control character; a lone surrogate
+    rows = ['e\u0301 e\u0301\x00', 'half a pair: \ud83d', 'é']
     (tmp_path / 'a.jsonl').write_text('\n'.join(json.dumps({'text': row}) for row in rows))
     run('tokenizer.py train --files=a.jsonl --kind=char --out_dir=characters', tmp_path)
     vocabulary = vocabularies.load(str(tmp_path / 'characters'))
     assert ''.join(vocabulary.decode([i]) for i in ordinary(vocabulary)) == ''.join(
         sorted(set('half a pair: é'))
     )
+
+
+def test_train_command_stops_at_max_chars_and_reads_a_hub_directory(tmp_path):
+    (tmp_path / 'books').mkdir()
+    for i, letter in enumerate('abc'):
+        (tmp_path / 'books' / f'train-{i}.jsonl').write_text(json.dumps({'body': letter * 100}))
+    source = '--hub=books --hub_split=train --text_field=body --kind=char'
+    run(f'tokenizer.py train {source} --max_chars=150 --out_dir=half', tmp_path)
+    assert ordinary(vocabularies.load(str(tmp_path / 'half'))) == [0, 1]
+    run(f'tokenizer.py train {source} --out_dir=whole', tmp_path)
+    assert ordinary(vocabularies.load(str(tmp_path / 'whole'))) == [0, 1, 2]
+
+
+def test_compare_command(tmp_path):
+    (tmp_path / 'a.txt').write_text('a b a b 1, 2')
+    (tmp_path / 'b.txt').write_text('aa')
+    vocabularies.learn('char', ['ab 12'], 0).save(tmp_path)
+    out, _ = run(
+        ['tokenizer.py', 'compare', '--files=[ab].txt', 'byte', '.', 'word', '--vocab_size=99'], tmp_path
+    )
+    first, _, *rows = out.splitlines()
+    assert first == '2 documents, 14 bytes, 7 words'
+    rows = [row.split() for row in rows]
+    for row in rows:
+        assert float(row.pop(5)) > 0  # MB/s
+    assert rows == [
+        # tokens, bytes per token, tokens per word, share of unk, share of documents that come back
+        ['byte', '262', '1.00', '2.00', '0.00%', '100.00%'],
+        ['.', '11', '1.00', '2.00', '7.14%', '50.00%'],  # the comma is unk
+        ['word', '12', '1.75', '1.14', '0.00%', '50.00%'],  # the comma gets a space before it
+    ]
+
+
+def test_compare_command_mistakes(tmp_path):
+    (tmp_path / 'a.txt').write_text(' ')
+    one_line('tokenizer.py compare --files=a.txt', tmp_path, 'usage', 'compare')
+    one_line('tokenizer.py compare byte', tmp_path, 'usage', 'compare')
+    one_line('tokenizer.py compare --files=a.txt byte', tmp_path, 'a.txt', 'no text')
+    one_line('tokenizer.py train gpt2 --files=a.txt --out_dir=x', tmp_path, 'usage')
 
 
 def test_train_command_mistakes(tmp_path):
