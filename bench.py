@@ -240,6 +240,9 @@ def bench_preparation(work, where):
         'barelm, defaults: basic, near copies': ours('defaults'),
         'barelm, web rules, near copies': ours('web', '--clean=web', '--languages=en'),
     }
+    if importlib.util.find_spec('gigatoken'):
+        flags = ('--clean=web', '--languages=en', '--engine=gigatoken')
+        sides['barelm, the same by gigatoken'] = ours('web-gigatoken', *flags)
     if nanogpt:
         script = Path(nanogpt, 'data', 'openwebtext', 'prepare.py').read_text()
         # the same script on local text, with the same vocabulary from one file, on the cores there are
@@ -284,7 +287,7 @@ def write_prose(path):
 
 
 def bench_copies(work, where):
-    """MB of text a second into MinHash sketches; datasketch makes 112 hashes of the same shingles, its bulk way."""
+    """MB of text a second into MinHash sketches; datasketch makes 112 hashes of the same shingles, one by one or in bulk."""
     write_prose(work / 'text.jsonl')
     lines = (work / 'text.jsonl').read_text().splitlines()[:2000]
     texts = [json.loads(line)['text'] for line in lines]
@@ -295,6 +298,7 @@ def bench_copies(work, where):
         function()
         return size / (time.perf_counter() - began)
 
+    dedup.lower_words(texts[:1])  # which makes a table of all characters, once
     sides = {'barelm': lambda: timed(lambda: dedup.sketches(texts, dedup.lower_words(texts)))}
     if importlib.util.find_spec('datasketch'):
         from datasketch import MinHash
@@ -303,7 +307,14 @@ def bench_copies(work, where):
             words = re.findall(r'\w+', text.lower())
             return [' '.join(words[i : i + 5]).encode() for i in range(len(words) - 4)]
 
-        sides['datasketch'] = lambda: timed(lambda: MinHash.bulk(map(shingles, texts), num_perm=112))
+        def one_by_one():
+            for text in texts:
+                sketch = MinHash(num_perm=112)
+                for shingle in shingles(text):
+                    sketch.update(shingle)
+
+        sides['datasketch, one by one'] = lambda: timed(one_by_one)
+        sides['datasketch, in bulk'] = lambda: timed(lambda: MinHash.bulk(map(shingles, texts), num_perm=112))
     take_turns('MinHash, one process', 'MB/s', sides)
 
 

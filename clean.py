@@ -66,6 +66,7 @@ code_generated = True  # drop files that say in their first five lines that a pr
 code_data = 0.5  # share of characters in base64, hexadecimal or \u data (StarCoder2, Lozhkov et al. 2024)
 
 # every preset but 'none'
+max_control = 0.05  # share of control characters: with more it is no text
 scorer = ''  # a fastText classifier of yours (.bin, .ftz), such as DCLM's openhermes_reddit_eli5_vs_rw_v2_bigram_200k
 scorer_label = '__label__hq'  # the label of good text
 scorer_min = 0.018112  # its least probability (DCLM's, Li et al. 2024, section 4.4)
@@ -77,9 +78,13 @@ def clean(text, preset, counts):
     if preset == 'none':
         text = text.encode('utf-8', 'ignore').decode()  # JSON can hold lone surrogates, UTF-8 cannot
         return text, '' if text and not text.isspace() else 'empty'
+    before = counts['control characters removed']
     text = tidy(text, counts)
     if not text or text.isspace():
         return text, 'empty'
+    removed = counts['control characters removed'] - before
+    if removed > max_control * (len(text) + removed):
+        return text, 'binary'
     text, rule = web(text, counts) if preset == 'web' else (text, code(text) if preset == 'code' else '')
     rule = rule or ('' if text.strip() else 'empty')  # where no line was kept
     return text, rule or (score(text) if scorer else '')
@@ -169,11 +174,14 @@ def web(text, counts):
 
 
 def language(text):
-    """Whether the text is in one of the `languages` (Joulin et al. 2016): from four places of it, or all if unsure."""
-    wanted, step = re.findall(r'[^,\s]+', languages), max(len(text) // 4, 64)
-    sample = ' '.join(text[i : i + 64] for i in range(0, len(text), step))
-    for part, sure in ((sample, (1 + language_score) / 2), (text[:100_000], language_score)):
-        labels, _ = model('').predict(part.replace('\n', ' '), 1, sure)
+    """Whether the text is in one of the `languages` (Joulin et al. 2016): from a few places of it where these leave no
+    doubt, from more of them, or from all. Of 6,000 manuals in 20 languages 0.3 % are kept that the whole would drop.
+    """
+    wanted, sure = re.findall(r'[^,\s]+', languages), (1 + 2 * language_score) / 3
+    for places, score in ((4, sure), (16, sure), (0, language_score)):
+        step = max(len(text) // places, 64) if places else 0
+        part = ' '.join([text[i : i + 64] for i in range(0, len(text), step)]) if places else text[:100_000]
+        labels, _ = model('').predict(part.replace('\n', ' '), 1, score)
         if labels:
             return '' if labels[0].removeprefix('__label__') in wanted else 'language'
     return 'language'

@@ -6,7 +6,6 @@ Not a test that pytest runs: it takes some minutes. The corpus is the standard l
 time that is left, by chance, so that every stage has its turn.
 """
 
-import os
 import random
 import shutil
 import signal
@@ -18,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 KILLS = 20
-ROUNDS = 5  # a run has only so many moments: KILLS / ROUNDS in each, from nothing to the end
+AT_MOST = 4  # of them in a run from nothing to the end, which has only so many moments
 
 
 def main():
@@ -29,14 +28,17 @@ def main():
     seconds = time.time() - began
     expected = files(where / 'data/undisturbed')
     print(f'undisturbed: {seconds:.1f} s, {len(expected)} files, {sum(map(len, expected.values())):,} bytes')
-    killed = 0
-    for number in range(ROUNDS):
+    killed = number = 0
+    while killed < KILLS:
+        number += 1
         name, finished = f'killed{number}', {}
-        for _ in range(KILLS // ROUNDS):
+        for _ in range(AT_MOST):
             process = start(where, name)
             wait_a_while(process, random.uniform(0.5, 0.9 * seconds))
-            os.kill(process.pid, signal.SIGKILL)
-            killed += process.wait() == -signal.SIGKILL
+            process.kill()
+            if process.wait() != -signal.SIGKILL:  # it was quicker
+                break
+            killed += 1
             stage, now = state(where / 'data' / name)
             again = sum(finished[shard] != now.get(shard, finished[shard]) for shard in finished)
             print(f'{name}: killed {stage}; {len(now)} finished shards, {again} of the earlier made again')

