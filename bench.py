@@ -35,7 +35,7 @@ from config import clock, configure, fail, size
 from model import ARCHITECTURES, Config, Transformer
 
 # -----------------------------------------------------------------------------
-what = 'all'  # 'train', 'generate', 'prepare', 'copies', 'vocabulary' or 'all'
+what = 'all'  # 'loss', 'memory', 'train', 'generate', 'prepare', 'copies', 'vocabulary' or 'all'
 nanogpt = ''  # a checkout of nanoGPT to run beside
 rounds = 3  # how often each side has its turn
 steps = 12  # of training in a round; the first 3 are not counted
@@ -47,6 +47,7 @@ batch_size = 8
 vocab_size = 4096
 new_tokens = 256  # generated, in one sample
 megabytes = 60  # of text to prepare or to learn a vocabulary from
+shakespeare = ''  # a file that holds tinyshakespeare, for 'loss'
 device = 'auto'  # as in train.py
 # -----------------------------------------------------------------------------
 
@@ -55,6 +56,8 @@ HERE = Path(__file__).parent.resolve()
 
 def main():
     parts = {
+        'loss': bench_loss,
+        'memory': bench_memory,
         'train': bench_training,
         'generate': bench_generation,
         'prepare': bench_preparation,
@@ -105,12 +108,72 @@ def take_turns(title, unit, sides):
         print(line, flush=True)
 
 
+# --- time to a loss -------------------------------------------------------------
+
+
+NANOGPT_CPU = dict(  # the command of its README
+    device='cpu', compile=False, eval_iters=20, log_interval=1, block_size=64, batch_size=12, n_layer=4, n_head=4,
+    n_embd=128, max_iters=2000, lr_decay_iters=2000, dropout=0.0,
+)  # fmt: skip
+
+
+def bench_loss(work, where):
+    """Seconds from the start of the process to its end, of nanoGPT's CPU run on Shakespeare and of ours to the same loss.
+
+    Both validation losses are over the same text whole, in windows of 64 letters that do not overlap.
+    """
+    if not shakespeare:
+        return print('time to a loss: left out, name the text with --shakespeare=FILE')
+    flags = dict(files=shakespeare, tokenizer='char', val_fraction=0.1, clean='none')
+    run_script(HERE / 'prepare.py', work, 'shakespeare_char', **flags)
+
+    def timed(script, config, **flags):
+        began = time.perf_counter()
+        run_script(script, work, config, **flags)
+        return time.perf_counter() - began
+
+    sides = {'barelm': lambda: timed(HERE / 'train.py', HERE / 'config' / 'modern_tiny_cpu.py')}
+    if nanogpt:
+        link_nanogpt(work)
+        meta = json.loads((work / 'data' / 'shakespeare_char' / 'meta.json').read_text())
+        (work / 'data' / 'shakespeare_char' / 'meta.pkl').write_bytes(
+            pickle.dumps(dict(vocab_size=meta['vocab_size']))
+        )
+        config = Path(nanogpt, 'config', 'train_shakespeare_char.py').resolve()
+        sides['nanoGPT'] = lambda: timed(work / 'train.py', config, **NANOGPT_CPU)
+    take_turns('a run on Shakespeare by letters', 's', sides)
+    flags = dict(out_dir='out-modern-tiny', stride=64, train_tokens=0, json=True)
+    print(f'  loss: barelm {json.loads(run_script(HERE / "eval.py", work, **flags))["val"]["loss"]:.4f}')
+    if nanogpt:
+        print(f'  loss: nanoGPT {loss_of_nanogpt(work):.4f}')
+
+
+def link_nanogpt(work):
+    for script in ('train.py', 'model.py', 'configurator.py'):
+        (work / script).unlink(missing_ok=True)
+        (work / script).symlink_to(Path(nanogpt, script).resolve())
+
+
+@torch.inference_mode()
+def loss_of_nanogpt(work):
+    """The loss of its checkpoint over the whole validation split. Its optimizer is left out, its settings are plain values."""
+    saved = torch.load(work / 'out-shakespeare-char' / 'ckpt.pt', weights_only=True)
+    module = nanogpt_module()
+    model = module.GPT(module.GPTConfig(**saved['model_args'])).eval()
+    model.load_state_dict(saved['model'])
+    tokens = torch.from_numpy(
+        np.fromfile(work / 'data' / 'shakespeare_char' / 'val.bin', np.uint16).astype(np.int64)
+    )
+    windows = tokens[: (len(tokens) - 1) // 64 * 64 + 1].unfold(0, 65, 64)
+    return np.mean([model(rows[:, :-1], rows[:, 1:])[1].item() for rows in windows.split(83)])
+
+
 # --- training -------------------------------------------------------------------
 
 
 def bench_training(work, where):
     """Tokens a second of train.py, from its own log; the first steps, which compile, are left out."""
-    write_random_tokens(work / 'data' / 'bench')
+    write_random_tokens(work / 'data' / 'bench', vocab_size)
     shape = dict(
         dataset='bench', n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, batch_size=batch_size,
         gradient_accumulation_steps=1, max_iters=steps, log_interval=1, eval_iters=1, device=where.type,
@@ -135,8 +198,7 @@ def bench_training(work, where):
         'barelm, defaults': ours,
     }
     if nanogpt:
-        for script in ('train.py', 'model.py', 'configurator.py'):
-            (work / script).symlink_to(Path(nanogpt, script).resolve())
+        link_nanogpt(work)
         eager = where.type == 'cpu'  # as its README says for a CPU
         sides['nanoGPT, as shipped' + (', float32, eager' if eager else '')] = lambda: theirs(
             compile=not eager
@@ -144,7 +206,27 @@ def bench_training(work, where):
     take_turns('training', 'tokens/s', sides)
 
 
-def write_random_tokens(directory, count=1_000_000):
+def bench_memory(work, where):
+    """Peak memory of the process in three training steps of GPT-2 124M, 8 rows of 1024, as both have it on a CPU."""
+    vocabulary = 50257
+    write_random_tokens(work / 'data' / 'bench', vocabulary)
+    shape = dict(
+        dataset='bench', n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=8, gradient_accumulation_steps=1,
+        max_iters=3, eval_interval=10, eval_iters=1, device='cpu', compile=False,
+    )  # fmt: skip
+
+    def measured(script, out_dir):
+        flags = [f'--{name}={value}' for name, value in (shape | dict(out_dir=str(work / out_dir))).items()]
+        return run_measuring_memory([script, *flags], work) / 1e9
+
+    sides = {'barelm': lambda: measured(HERE / 'train.py', 'out')}
+    if nanogpt:
+        link_nanogpt(work)
+        sides['nanoGPT'] = lambda: measured(work / 'train.py', 'out-nano')
+    take_turns('memory of training GPT-2 124M, 8 x 1024', 'GB', sides)
+
+
+def write_random_tokens(directory, vocab_size, count=1_000_000):
     """Token files that both projects read: uniform random ids."""
     directory.mkdir(parents=True)
     ids = np.random.default_rng(0).integers(vocab_size, size=count, dtype=np.uint16)
@@ -203,11 +285,16 @@ def bench_generation(work, where):
     take_turns(f'generation of {new_tokens} tokens, one sample', 'tokens/s', sides)
 
 
-def load_nanogpt():
+def nanogpt_module():
     spec = importlib.util.spec_from_file_location('nanogpt_model', Path(nanogpt, 'model.py'))
     module = importlib.util.module_from_spec(spec)
     sys.modules['nanogpt_model'] = module  # its dataclass looks itself up there
     spec.loader.exec_module(module)
+    return module
+
+
+def load_nanogpt():
+    module = nanogpt_module()
     names = ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd', 'dropout', 'bias')
     return module.GPT(module.GPTConfig(**{name: getattr(model_config(), name) for name in names}))
 

@@ -24,7 +24,7 @@ from pretrained import PRETRAINED
 from runtime import user_errors
 
 
-def save(out_dir, state, model, optimizer, scaler, vocabulary_dir):
+def save(out_dir, state, model, optimizers, scaler, vocabulary_dir):
     """Write the checkpoint of state['step'], then delete those that are neither the newest nor the best -> its path."""
     final = Path(out_dir, f'step-{state["step"]:08d}')
     partial = Path(out_dir, f'.{final.name}.partial')
@@ -35,7 +35,7 @@ def save(out_dir, state, model, optimizer, scaler, vocabulary_dir):
         for name in ('tokenizer.json', 'tokenizer.txt', 'tokenizer_config.json'):
             if Path(vocabulary_dir, name).exists():
                 shutil.copyfile(Path(vocabulary_dir, name), partial / name)
-        tensors = {'optimizer': optimizer.state_dict(), 'scaler': scaler.state_dict()}
+        tensors = {'optimizers': [o.state_dict() for o in optimizers], 'scaler': scaler.state_dict()}
         torch.save(tensors, partial / 'optimizer.pt')
         (partial / 'state.json').write_text(json.dumps(state, indent=2) + '\n')
         for path in partial.iterdir():
@@ -140,16 +140,15 @@ def load_model(source, **changes):
         return Transformer.from_pretrained(source, **changes)
 
 
-def load_optimizer(path, optimizer, scaler):
-    """Put the optimizer and the scaler back into the state they had."""
+def load_optimizers(path, optimizers, scaler):
+    """Put the optimizers and the scaler back into the state they had."""
     try:
         saved = torch.load(Path(path, 'optimizer.pt'), map_location='cpu', weights_only=True)
-        chosen = [
-            {k: group[k] for k in ('weight_decay', 'betas', 'fused')} for group in optimizer.param_groups
-        ]
-        optimizer.load_state_dict(saved['optimizer'])
-        for group, settings in zip(optimizer.param_groups, chosen, strict=True):
-            group |= settings  # those of this command, not of the one that saved
+        for optimizer, state in zip(optimizers, saved['optimizers'], strict=True):
+            chosen = [{k: v for k, v in group.items() if k != 'params'} for group in optimizer.param_groups]
+            optimizer.load_state_dict(state)
+            for group, settings in zip(optimizer.param_groups, chosen, strict=True):
+                group |= settings  # those of this command, not of the one that saved
         if saved['scaler']:  # empty unless both runs are in fp16
             scaler.load_state_dict(saved['scaler'])
     # a damaged zip file, a foreign pickle, tensors of other shapes: many types, one meaning

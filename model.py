@@ -1,4 +1,4 @@
-"""One Transformer. Flags make it exactly GPT-2 (Radford et al. 2019) or exactly BERT (Devlin et al. 2018).
+"""One Transformer. Flags make it exactly GPT-2 (Radford et al. 2019), exactly BERT (Devlin et al. 2018), or a modern one.
 
 model = Transformer(Config(**ARCHITECTURES['gpt2']))         # random weights
 model = Transformer.from_pretrained('gpt2-medium')           # OpenAI's, from the Hugging Face hub
@@ -15,13 +15,22 @@ import torch.nn as nn
 from torch.nn import functional as F
 
 import pretrained
+from loss import CrossEntropy
+
+MODERN = dict(
+    norm='plain', embedding_norm=True, rope_theta=10000.0, qk_norm=True, mlp='relu2', tied=False, softcap=15.0
+)
 
 # What sets one architecture apart from another. A new one is a line here and its flag below.
 ARCHITECTURES = {
-    'gpt2': dict(causal=True, prenorm=True, gelu='tanh', norm_eps=1e-5),
-    'bert': dict(causal=False, prenorm=False, gelu='none', norm_eps=1e-12, token_types=2),
+    'gpt2': dict(causal=True, prenorm=True, mlp='gelu_tanh', norm_eps=1e-5),
+    'bert': dict(causal=False, prenorm=False, mlp='gelu', norm_eps=1e-12, token_types=2),
     # BERT with the norms before each layer, which trains without a long warm-up (Xiong et al. 2020)
-    'bert_prenorm': dict(causal=False, prenorm=True, gelu='none', norm_eps=1e-12, token_types=2),
+    'bert_prenorm': dict(causal=False, prenorm=True, mlp='gelu', norm_eps=1e-12, token_types=2),
+    'llama': dict(norm='rms', rope_theta=10000.0, mlp='swiglu'),  # Touvron et al. 2023
+    # what paid in docs/experiments.md
+    'modern': MODERN,
+    'modern_bert': MODERN | dict(causal=False),
 }
 
 PAD_ROWS_TO = 64  # the embedding gets rows up to a multiple of this: matrix products are faster
@@ -40,16 +49,31 @@ class Config:
     bias: bool = True  # in linear layers and norms; the original GPT-2 and BERT have it
     causal: bool = True  # each position sees those before it (GPT), or all (BERT)
     prenorm: bool = True  # norms before attention and MLP (GPT-2), or after the residual sum (BERT)
-    gelu: str = 'tanh'  # GELU by the 'tanh' approximation (GPT-2), or 'none' for the exact one (BERT)
+    mlp: str = 'gelu_tanh'  # the approximation of GELU (GPT-2), 'gelu' itself (BERT), 'relu2' (So et al. 2021), 'swiglu'
+    norm: str = 'layer'  # LayerNorm; 'plain': without learned scales, as OLMo; 'rms' (Zhang & Sennrich 2019)
     norm_eps: float = 1e-5
     token_types: int = 0  # segment embeddings; a model that has them also has BERT's embedding norm and head
+    n_kv_head: int = 0  # heads of keys and values, shared by queries' (Ainslie et al. 2023); 0: as n_head
+    rope_theta: float = 0.0  # base of rotary positions (Su et al. 2021); 0: learned ones
+    qk_norm: bool = False  # a plain norm of queries and keys (Dehghani et al. 2023)
+    tied: bool = True  # the head's matrix is the token embedding
+    softcap: float = 0.0  # logits are held below this by tanh (Gemma 2, section 2); 0: not
+    embedding_norm: bool = False  # a norm after the embedding
+    bigrams: int = 0  # rows of an embedding of hashed pairs, each token and the one before it; 0: none
 
     def __post_init__(self):
         for name in ('vocab_size', 'block_size', 'n_layer', 'n_head', 'n_embd'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} = {getattr(self, name)} should be at least 1')
+        for name in ('n_kv_head', 'bigrams'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{name} = {getattr(self, name)} should not be negative')
         if self.n_embd % self.n_head:
             raise ValueError(f'n_embd = {self.n_embd} is not divisible by n_head = {self.n_head}')
+        if self.n_head % self.kv_heads:
+            raise ValueError(f'n_head = {self.n_head} is not divisible by n_kv_head = {self.n_kv_head}')
+        if self.rope_theta and self.head_size % 2:
+            raise ValueError(f'n_embd / n_head = {self.head_size} should be even for rotary positions')
         if not 0 <= self.dropout < 1:
             raise ValueError(f'dropout = {self.dropout} should be at least 0 and less than 1')
 
@@ -57,8 +81,19 @@ class Config:
     def padded_vocab_size(self):
         return math.ceil(self.vocab_size / PAD_ROWS_TO) * PAD_ROWS_TO
 
-    def norm(self):
-        return nn.LayerNorm(self.n_embd, eps=self.norm_eps, bias=self.bias)
+    @property
+    def head_size(self):
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_heads(self):
+        return self.n_kv_head or self.n_head
+
+    def make_norm(self):
+        if self.norm == 'rms':
+            return nn.RMSNorm(self.n_embd, eps=self.norm_eps)
+        affine = self.norm == 'layer'
+        return nn.LayerNorm(self.n_embd, eps=self.norm_eps, elementwise_affine=affine, bias=self.bias)
 
 
 def is_small_on_cpu(q):
@@ -77,21 +112,44 @@ def small_attention(q, k, v, attn_mask, dropout_p, is_causal):
     return F.dropout(scores.softmax(-1, dtype=torch.float32).to(q.dtype), dropout_p) @ v.contiguous()
 
 
+def rotary_angles(config):
+    """cos and sin of the angle of each position and pair of channels, (2, block_size, hs / 2)."""
+    pairs = torch.arange(0, config.head_size, 2) / config.head_size
+    angles = torch.outer(torch.arange(config.block_size).float(), config.rope_theta**-pairs)
+    return torch.stack((angles.cos(), angles.sin()))
+
+
+def rotate(x, angles):
+    """Turn each pair of channels (i, i + hs / 2) of x (B, nh, T, hs) by the angle of its position. angles (2, T, hs / 2)."""
+    cos, sin = angles.to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
 class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.n_head, self.causal, self.dropout = config.n_head, config.causal, config.dropout
-        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.config = config
+        self.heads = (config.n_head, config.kv_heads, config.kv_heads)
+        self.qkv = nn.Linear(config.n_embd, sum(self.heads) * config.head_size, bias=config.bias)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x, mask, cache):
+    def forward(self, x, mask, cache, angles):
         B, T, C = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head).unbind(2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, nh, T, hs)
+        c = self.config
+        heads = self.qkv(x).view(B, T, sum(self.heads), c.head_size).transpose(1, 2)  # (B, nh of all, T, hs)
+        qk, v = heads.split((c.n_head + c.kv_heads, c.kv_heads), dim=1)
+        if c.qk_norm:
+            qk = F.layer_norm(qk, (c.head_size,))
+        if angles is not None:
+            qk = rotate(qk, angles)
+        q, k = qk.split((c.n_head, c.kv_heads), dim=1)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, nh, past + T, hs)
-        dropout = self.dropout if self.training else 0.0
-        causal = self.causal and T > 1  # a single new position sees all of the past
+        if c.kv_heads < c.n_head:
+            k, v = (each.repeat_interleave(c.n_head // c.kv_heads, dim=1) for each in (k, v))
+        dropout = c.dropout if self.training else 0.0
+        causal = c.causal and T > 1  # a single new position sees all of the past
         attend = small_attention if self.training and is_small_on_cpu(q) else F.scaled_dot_product_attention
         y = attend(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
         return self.proj(y.transpose(1, 2).reshape(B, T, C))
@@ -100,26 +158,37 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.gelu = config.gelu
-        self.fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.kind = config.mlp
+        # a gate makes a third matrix: two thirds of the width keep the size (Shazeer 2020)
+        self.gates = 2 if self.kind == 'swiglu' else 1
+        self.width = 4 * config.n_embd if self.gates == 1 else config.n_embd * 8 // 3 // 8 * 8
+        self.fc = nn.Linear(config.n_embd, self.gates * self.width, bias=config.bias)
+        self.proj = nn.Linear(self.width, config.n_embd, bias=config.bias)
 
     def forward(self, x):
-        return self.proj(F.gelu(self.fc(x), approximate=self.gelu))
+        x = self.fc(x)
+        if self.kind == 'swiglu':
+            gate, x = x.chunk(2, dim=-1)
+            x = F.silu(gate) * x
+        elif self.kind == 'relu2':
+            x = F.relu(x).square()
+        else:
+            x = F.gelu(x, approximate='tanh' if self.kind == 'gelu_tanh' else 'none')
+        return self.proj(x)
 
 
 class Block(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.prenorm, self.dropout = config.prenorm, nn.Dropout(config.dropout)
-        self.norm1, self.attn = config.norm(), Attention(config)
-        self.norm2, self.mlp = config.norm(), MLP(config)
+        self.norm1, self.attn = config.make_norm(), Attention(config)
+        self.norm2, self.mlp = config.make_norm(), MLP(config)
 
-    def forward(self, x, mask=None, cache=None):  # x (B, T, C) -> (B, T, C)
+    def forward(self, x, mask=None, cache=None, angles=None):  # x (B, T, C) -> (B, T, C)
         if self.prenorm:
-            x = x + self.dropout(self.attn(self.norm1(x), mask, cache))
+            x = x + self.dropout(self.attn(self.norm1(x), mask, cache, angles))
             return x + self.dropout(self.mlp(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self.attn(x, mask, cache)))
+        x = self.norm1(x + self.dropout(self.attn(x, mask, cache, angles)))
         return self.norm2(x + self.dropout(self.mlp(x)))
 
 
@@ -129,7 +198,7 @@ class MaskedHead(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.dense = nn.Linear(config.n_embd, config.n_embd)
-        self.norm = config.norm()
+        self.norm = config.make_norm()
         self.bias = nn.Parameter(torch.zeros(config.padded_vocab_size))
 
     def forward(self, x):
@@ -157,15 +226,18 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.tokens = nn.Embedding(config.padded_vocab_size, config.n_embd)
-        self.positions = nn.Embedding(config.block_size, config.n_embd)
+        self.positions = None if config.rope_theta else nn.Embedding(config.block_size, config.n_embd)
+        self.register_buffer('angles', rotary_angles(config) if config.rope_theta else None, persistent=False)
         self.types = nn.Embedding(config.token_types, config.n_embd) if config.token_types else None
-        self.norm_in = config.norm() if config.token_types else None
+        self.bigrams = nn.Embedding(config.bigrams, config.n_embd) if config.bigrams else None
+        self.norm_in = config.make_norm() if config.token_types or config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm_out = config.norm() if config.prenorm else None
+        self.norm_out = config.make_norm() if config.prenorm else None
         self.head = MaskedHead(config) if config.token_types else None
-        # The head's matrix is the token embedding itself. A bias of -inf shuts its padding rows out of every
-        # softmax: they are neither learned nor sampled, and the loss is that of the unpadded vocabulary.
+        self.output = None if config.tied else nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
+        # A bias of -inf shuts the padding rows of the vocabulary out of every softmax: they are neither learned nor
+        # sampled, and the loss is that of the unpadded vocabulary.
         padding = torch.zeros(config.padded_vocab_size)
         padding[config.vocab_size :] = -torch.inf
         self.register_buffer('padding', padding, persistent=False)
@@ -176,7 +248,7 @@ class Transformer(nn.Module):
     def init_weights(self):
         """Standard deviations, as GPT-2 and BERT have them; norms start as the identity.
 
-        tokens, positions, types     0.02
+        every embedding              0.02
         every linear layer           0.02, biases 0
         proj, with prenorm           0.02 / sqrt(2 n_layer): 2 n_layer of them add up in the residual stream
         """
@@ -187,32 +259,51 @@ class Transformer(nn.Module):
             elif name.endswith('bias'):
                 p.zero_()
 
-    def hidden(self, inputs, types=None, attention_mask=None, caches=None):
-        """inputs (B, T) ids -> (B, T, C), the last layer's output. See `forward` for the other arguments."""
+    def hidden(self, inputs, types=None, attention_mask=None, caches=None, before=None):
+        """inputs (B, T) ids -> (B, T, C), the last layer's output. See `forward` for the other arguments.
+
+        before: the ids before them, (B, 1), or (B, 0) and None where there are none.
+        """
         B, T = inputs.shape
         past = caches[0].past if caches else 0
         if past + T > self.config.block_size:
             raise ValueError(f'{past + T} positions are more than block_size = {self.config.block_size}')
-        x = self.tokens(inputs) + self.positions.weight[past : past + T]  # (B, T, C)
+        x = self.tokens(inputs)  # (B, T, C)
+        if self.bigrams is not None:
+            known = inputs[:, :-1] if before is None else torch.cat((before, inputs[:, :-1]), dim=1)
+            first = F.pad(known, (T - known.shape[1], 0), value=-1)  # (B, T)
+            x = x + self.bigrams((first * 1_000_003 + inputs) % self.config.bigrams)
+        if self.positions is not None:
+            x = x + self.positions.weight[past : past + T]
         if self.types is not None:
-            x = self.norm_in(x + (self.types.weight[0] if types is None else self.types(types)))
+            x = x + (self.types.weight[0] if types is None else self.types(types))
+        if self.norm_in is not None:
+            x = self.norm_in(x)
         x = self.dropout(x)
         if attention_mask is not None and self.config.causal:
             raise ValueError('a causal model takes no attention_mask')
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]  # (B, 1, 1, T)
+        angles = None if self.angles is None else self.angles[:, past : past + T]
         for i, block in enumerate(self.blocks):
-            x = block(x, mask, caches[i] if caches else None)
+            x = block(x, mask, caches[i] if caches else None, angles)
         return x if self.norm_out is None else self.norm_out(x)
 
     def logits(self, x):
         """x (..., C) -> (..., padded_vocab_size), -inf in the padding rows."""
         x = x if self.head is None else self.head(x)
-        return self.decode(x) if self.decode else F.linear(x, self.tokens.weight, self.head_bias())
+        logits = self.decode(x) if self.decode else F.linear(x, self.head_matrix(), self.head_bias())
+        if self.config.softcap:
+            logits = self.config.softcap * torch.tanh(logits / self.config.softcap) + self.padding.to(x.dtype)
+        return logits
+
+    def head_matrix(self):  # (padded_vocab_size, C)
+        return self.tokens.weight if self.output is None else self.output.weight
 
     def head_bias(self):  # (padded_vocab_size,), None where it would be all zeros
         if self.head is not None:
             return self.head.bias + self.padding
-        return self.padding if self.config.padded_vocab_size > self.config.vocab_size else None
+        padded = self.config.padded_vocab_size > self.config.vocab_size
+        return self.padding if padded and not self.config.softcap else None
 
     def forward(self, inputs, targets=None, where=None, types=None, attention_mask=None):
         """Logits, or the loss when there are targets.
@@ -226,14 +317,16 @@ class Transformer(nn.Module):
         x = self.hidden(inputs, types, attention_mask)
         if where is not None:
             x = x.gather(1, where[..., None].expand(-1, -1, x.shape[-1]))  # (B, K, C)
-        logits = self.logits(x)
         if targets is None:
-            return logits
+            return self.logits(x)
         if where is not None:
             targets = targets.gather(1, where)  # (B, K)
-        return F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction='sum'
-        )
+        x = x if self.head is None else self.head(x)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        bias = None if self.head is None else self.head.bias
+        x, targets = x.flatten(0, 1), targets.flatten()
+        return CrossEntropy.apply(x, self.head_matrix(), bias, self.padding, targets, self.config.softcap)
 
     @torch.inference_mode()
     def stream(self, inputs, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, stop=-1):
@@ -249,7 +342,8 @@ class Transformer(nn.Module):
         for _ in range(max_new_tokens):
             if caches is None or inputs.shape[1] > block_size:
                 new, caches = inputs[:, -block_size:], [Cache(length) for _ in self.blocks]
-            x = self.hidden(new, caches=caches)[:, -1]  # (B, C)
+            before = inputs[:, : -new.shape[1]][:, -1:]
+            x = self.hidden(new, caches=caches, before=before)[:, -1]  # (B, C)
             token = sample(self.logits(x).float(), temperature, top_k, top_p)
             token = torch.where(stopped, stop, token)
             yield token
@@ -279,7 +373,7 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.forward = packed(module.weight, module.bias)
-        self.decode = packed(self.tokens.weight, self.head_bias())
+        self.decode = packed(self.head_matrix(), self.head_bias())
 
     def num_params(self):
         """Parameters, the padding rows of the vocabulary left out: 124,439,808 for GPT-2."""
@@ -325,7 +419,8 @@ class Transformer(nn.Module):
             )
         if block_size:
             config.block_size = block_size
-            weights['positions.weight'] = weights['positions.weight'][:block_size]
+            if not config.rope_theta:
+                weights['positions.weight'] = weights['positions.weight'][:block_size]
         for name in ('tokens.weight', 'head.bias'):  # foreign vocabularies come without padding rows
             if name in weights:
                 rows, missing = len(weights[name]), config.padded_vocab_size - len(weights[name])

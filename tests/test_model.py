@@ -267,12 +267,43 @@ def test_a_saved_model_comes_back_equal(tmp_path, arch, bias):
     assert torch.equal(again.eval()(tokens(2, 16)), model(tokens(2, 16)))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('kv_heads', [6, 2])
+def test_llama_is_that_of_transformers(kv_heads):
+    torch.manual_seed(0)
+    shape = dict(vocab_size=203, hidden_size=48, num_hidden_layers=3, num_attention_heads=6)
+    shape |= dict(num_key_value_heads=kv_heads, intermediate_size=128, max_position_embeddings=37)
+    config = transformers.LlamaConfig(tie_word_embeddings=True, rms_norm_eps=1e-5, **shape)
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    scramble(theirs)
+    shape = dict(
+        vocab_size=203, block_size=37, n_layer=3, n_head=6, n_kv_head=kv_heads, n_embd=48, bias=False
+    )
+    ours = Transformer(Config(**shape, **ARCHITECTURES['llama'])).eval()
+    ours.tokens.weight[:203], ours.norm_out.weight[:] = (
+        theirs.model.embed_tokens.weight,
+        theirs.model.norm.weight,
+    )
+    for block, layer in zip(ours.blocks, theirs.model.layers, strict=True):
+        attention, mlp = layer.self_attn, layer.mlp
+        qkv = [each.weight for each in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        block.attn.qkv.weight[:], block.attn.proj.weight[:] = torch.cat(qkv), attention.o_proj.weight
+        block.mlp.fc.weight[:] = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
+        block.mlp.proj.weight[:] = mlp.down_proj.weight
+        block.norm1.weight[:], block.norm2.weight[:] = (
+            n.weight for n in (layer.input_layernorm, layer.post_attention_layernorm)
+        )
+    ids = tokens(2, 37, vocab_size=203)
+    torch.testing.assert_close(ours(ids)[..., :203], theirs(ids).logits, atol=1e-4, rtol=1e-4)
+
+
 # --- what an architecture promises ----------------------------------------------
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('arch, looks_ahead', [('gpt2', False), ('bert', True), ('bert_prenorm', True)])
-def test_only_bert_looks_ahead(arch, looks_ahead):
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_only_bert_looks_ahead(arch):
+    looks_ahead = 'bert' in arch
     model, before = small(arch), tokens(2, 16)
     after = before.clone()
     after[:, 10] = (after[:, 10] + 1) % 101
@@ -290,9 +321,13 @@ def test_norms_stand_where_the_flag_says(arch):
         if '.proj.' in name:
             p.zero_()
     ids = tokens(2, 16)
-    x = model.tokens(ids) + model.positions.weight
-    if arch != 'gpt2':
-        x = model.norm_in(x + model.types.weight[0])
+    x = model.tokens(ids)
+    if arch in ('gpt2', 'bert', 'bert_prenorm'):
+        x = x + model.positions.weight
+    if arch in ('bert', 'bert_prenorm'):
+        x = x + model.types.weight[0]
+    if arch not in ('gpt2', 'llama'):
+        x = model.norm_in(x)
     if arch == 'bert':
         for block in model.blocks:
             x = block.norm2(block.norm1(x))
@@ -316,7 +351,7 @@ def test_predicting_at_chosen_positions_gives_the_loss_of_all_positions(arch):
 def test_padding_rows_get_no_gradient_and_the_others_do(arch):
     model = small(arch)
     model(tokens(2, 16), tokens(2, 16, seed=1)).backward()
-    gradient = model.tokens.weight.grad
+    gradient = model.head_matrix().grad
     assert gradient.shape == (128, 24) and gradient.isfinite().all()
     assert (gradient[101:] == 0).all() and (gradient[:101].abs().sum(1) > 0).all()
     assert all(p.grad.isfinite().all() for p in model.parameters())
@@ -357,7 +392,17 @@ def test_dropout_acts_in_training_only():
 
 @pytest.mark.parametrize(
     'wrong',
-    [dict(n_head=5), dict(vocab_size=0), dict(n_layer=0), dict(block_size=-1), dict(dropout=1.0)],
+    [
+        dict(n_head=5),
+        dict(n_kv_head=2),
+        dict(n_kv_head=-1),
+        dict(bigrams=-1),
+        dict(n_embd=27, rope_theta=1e4),
+        dict(vocab_size=0),
+        dict(n_layer=0),
+        dict(block_size=-1),
+        dict(dropout=1.0),
+    ],
     ids=str,
 )
 def test_a_shape_that_cannot_be_is_refused(wrong):
@@ -392,12 +437,23 @@ def slowly(model, ids, count, temperature):
 
 @pytest.mark.parametrize('temperature', [0, 1.0, 3.0])
 @pytest.mark.parametrize('prompt_length', [1, 7, 15, 16, 40])  # of 16 positions
-def test_cached_generation_is_uncached_generation_token_for_token(temperature, prompt_length):
-    model, prompt = small(seed=1), tokens(3, prompt_length)
+@pytest.mark.parametrize(
+    'arch, changes', [('gpt2', {}), ('modern', {}), ('llama', dict(n_kv_head=1))], ids=str
+)
+def test_cached_generation_is_uncached_generation_token_for_token(temperature, prompt_length, arch, changes):
+    model, prompt = small(arch, seed=1, **changes), tokens(3, prompt_length)
     torch.manual_seed(5)
     expected = slowly(model, prompt, 40, temperature)
     torch.manual_seed(5)
     assert torch.equal(model.generate(prompt, 40, temperature=temperature), expected)
+
+
+def test_cached_generation_knows_the_token_before_each():
+    model, prompt = small('modern', seed=1, bigrams=50, block_size=64), tokens(3, 7)
+    assert torch.equal(model.generate(prompt, 57, temperature=0), slowly(model, prompt, 57, temperature=0))
+    again = model.hidden(prompt[:, 3:], before=prompt[:, 2:3])
+    assert torch.equal(again, model.hidden(prompt[:, 3:], before=prompt[:, :3][:, -1:]))
+    assert not torch.equal(again, model.hidden(prompt[:, 3:]))
 
 
 def test_a_prompt_is_continued_the_same_alone_and_in_a_batch():

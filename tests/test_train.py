@@ -106,9 +106,12 @@ def assert_same_losses(a, b):
 
 UNEVEN = '--objective=masked --arch=bert --mask_ratio=0.97'  # all ordinary tokens: rows differ in how many they have
 MIXTURE = '--dataset=tiny:0.7,back:0.3'
+MODERN = '--arch=modern --optimizer=muon --bigrams=300 --n_kv_head=1'
 
 
-@pytest.mark.parametrize('flags', ['', f'{UNEVEN} {MIXTURE}'], ids=['causal', 'masked mixture'])
+@pytest.mark.parametrize(
+    'flags', ['', f'{UNEVEN} {MIXTURE}', MODERN], ids=['causal', 'masked mixture', 'modern']
+)
 def test_the_same_global_batch_gives_the_same_losses_however_it_is_cut(cwd, flags):
     whole = train_here(f'{flags} --batch_size=8 --gradient_accumulation_steps=1 --max_iters=10', 'whole')
     cut = train_here(f'{flags} --batch_size=2 --gradient_accumulation_steps=4 --max_iters=10', 'cut')
@@ -116,7 +119,9 @@ def test_the_same_global_batch_gives_the_same_losses_however_it_is_cut(cwd, flag
         assert series(cut, name) == pytest.approx(series(whole, name), abs=2e-5, rel=2e-5), name
 
 
-@pytest.mark.parametrize('flags', ['', f'{UNEVEN} {MIXTURE}'], ids=['causal', 'masked mixture'])
+@pytest.mark.parametrize(
+    'flags', ['', f'{UNEVEN} {MIXTURE}', MODERN], ids=['causal', 'masked mixture', 'modern']
+)
 def test_two_processes_have_the_losses_of_one(cwd, flags):
     """Three evaluation batches for two processes, so that they have different shares."""
     words = f'{TINY} {flags} --eval_iters=3 --log_interval=1'
@@ -206,7 +211,7 @@ def test_bert_learns_under_the_masked_objective(cwd):
     assert series(records, 'train_loss')[120] < -(frequencies * np.log(frequencies)).sum()
 
 
-LONG = f'train.py {TINY} --dropout=0.1 --eval_interval=50 --max_iters=200 --lr_decay_iters=200 --out_dir='
+LONG = f'train.py {TINY} {MODERN} --dropout=0.1 --eval_interval=50 --max_iters=200 --lr_decay_iters=200 --out_dir='
 
 
 @pytest.fixture(scope='module')
@@ -253,10 +258,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(cwd, undisturbed):
     assert list(series(metrics('out'))) == list(range(200))
 
 
-def test_resuming_goes_on_past_the_old_end(cwd):
-    straight = train_here('--decay_lr=False --max_iters=20', 'straight')
-    train_here('--decay_lr=False --max_iters=10')
-    assert series(train_here('--decay_lr=False --max_iters=20 --init_from=resume')) == series(straight)
+@pytest.mark.parametrize('flags', ['', MODERN], ids=['gpt2', 'modern'])
+def test_resuming_goes_on_past_the_old_end(cwd, flags):
+    flags += ' --decay_lr=False'
+    straight = train_here(f'{flags} --max_iters=20', 'straight')
+    train_here(f'{flags} --max_iters=10')
+    assert series(train_here(f'{flags} --max_iters=20 --init_from=resume')) == series(straight)
     assert weights('out') == weights('straight')
 
 
