@@ -11,7 +11,7 @@ quickstart: .venv/ready
 	$(RUN) prepare.py python
 	$(RUN) train.py config/quickstart.py
 	$(RUN) eval.py --out_dir=out-quickstart
-	$(RUN) sample.py --out_dir=out-quickstart --start=class --temperature=0.6 --num_samples=3 --max_new_tokens=200
+	$(RUN) sample.py --out_dir=out-quickstart --start='class Node:' --temperature=0.7 --num_samples=3 --max_new_tokens=200
 	@echo 'the loss curve is out-quickstart/loss.png'
 
 test: .venv/ready

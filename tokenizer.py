@@ -516,7 +516,7 @@ def compare():
         exact = sum(vocabulary.decode(ids) == text for ids, text in zip(encoded, sample, strict=True))
         print(
             f'{name:<22} {vocabulary.vocab_size:>8,} {size / tokens:>12.2f} {tokens / words:>12.2f} '
-            f'{unknown / tokens:>7.2%} {size / 1e6 / seconds:>7.1f} {exact / len(sample):>8.2%}'
+            f'{unknown / tokens:>7.2%} {size / 1e6 / seconds:>7.3g} {exact / len(sample):>8.2%}'
         )
 
 

@@ -55,7 +55,7 @@ gradient_accumulation_steps = 5 * 8  # micro-batches in a step, over all process
 objective = 'causal'  # 'causal' predicts the next token (GPT), 'masked' the hidden ones (BERT)
 mask_ratio = 0.15  # of the tokens of a row are hidden; evaluation always hides 0.15
 # model
-arch = 'gpt2'  # 'gpt2', 'bert' or 'bert_prenorm': the flags of model.py
+arch = 'gpt2'  # 'gpt2', 'bert', 'bert_prenorm', 'llama', 'modern', 'modern_bert': the flags of model.py
 n_layer = 12
 n_head = 12
 n_embd = 768
@@ -162,9 +162,9 @@ def main(settings):
         # over micro-batches and processes: a mean of means is wrong as soon as rows differ.
         lr = learning_rate_at(step)
         for group in (group for each in optimizers for group in each.param_groups):
-            group['lr'] = group['initial_lr'] * lr / learning_rate
+            group['lr'] = group['initial_lr'] * (lr / learning_rate if learning_rate else 0.0)
             if 'momentum' in group:  # Muon's, which grows with the steps there are to remember
-                group['momentum'] = 0.95 - 0.1 * max(0, 1 - step / momentum_warmup_iters)
+                group['momentum'] = 0.95 - 0.1 * max(0, 1 - step / max(momentum_warmup_iters, 1))
         # micro-batches are numbered through the run and dealt out in turn
         first = step * gradient_accumulation_steps
         numbers = range(first + rank, first + gradient_accumulation_steps, world_size)

@@ -27,4 +27,4 @@ grad_clip = 0.0
 
 eval_interval = 70
 eval_iters = 16
-log_interval = 20
+log_interval = 10

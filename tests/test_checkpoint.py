@@ -26,7 +26,7 @@ def parts(seed=0, n_embd=32):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model(torch.arange(8)[None], torch.arange(8)[None]).backward()
     optimizer.step()
-    return model, optimizer, torch.amp.GradScaler('cpu', enabled=False)
+    return model, [optimizer], torch.amp.GradScaler('cpu', enabled=False)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def steps(out_dir):
 
 
 def test_a_checkpoint_comes_back_and_needs_nothing_else(save, tmp_path, workspace, monkeypatch):
-    model, optimizer, scaler = parts()
+    model, optimizers, scaler = parts()
     path = save(7, 1.5)
     assert path.name == 'step-00000007' and sorted(p.name for p in path.iterdir()) == INTACT
     shutil.move(path, tmp_path / 'elsewhere')
@@ -57,8 +57,8 @@ def test_a_checkpoint_comes_back_and_needs_nothing_else(save, tmp_path, workspac
     assert vocabulary.hash == tokenizer.load(str(workspace / 'data' / 'tiny')).hash
 
     _, other, _ = parts(seed=1)
-    checkpoint.load_optimizer(tmp_path / 'elsewhere', other, scaler)
-    for ours, theirs in zip(optimizer.state.values(), other.state.values(), strict=True):
+    checkpoint.load_optimizers(tmp_path / 'elsewhere', other, scaler)
+    for ours, theirs in zip(optimizers[0].state.values(), other[0].state.values(), strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ('step', 'exp_avg', 'exp_avg_sq'))
 
 
@@ -153,9 +153,9 @@ def test_killed_at_any_moment_a_whole_checkpoint_remains(save, tmp_path, monkeyp
                 finished = False
         assert checkpoint.every(out), moment
         for path in {*checkpoint.every(out), checkpoint.latest(out), checkpoint.best(out)}:
-            model, optimizer, scaler = parts(seed=1)
+            model, optimizers, scaler = parts(seed=1)
             assert checkpoint.load_model(path).config == model.config
-            checkpoint.load_optimizer(path, optimizer, scaler)
+            checkpoint.load_optimizers(path, optimizers, scaler)
         if finished:
             assert moment > 10
             return
@@ -205,21 +205,21 @@ class Trap:
 
 @pytest.mark.parametrize('as_torch_does', [True, False])
 def test_a_pickle_with_code_in_it_is_refused_without_running_it(save, tmp_path, capsys, as_torch_does):
-    path, trap = save(1, 1.0), {'optimizer': Trap(tmp_path / 'sprung'), 'scaler': {}}
+    path, trap = save(1, 1.0), {'optimizers': [Trap(tmp_path / 'sprung')], 'scaler': {}}
     if as_torch_does:
         torch.save(trap, path / 'optimizer.pt')
     else:
         (path / 'optimizer.pt').write_bytes(pickle.dumps(trap, protocol=2))
-    _, optimizer, scaler = parts()
+    _, optimizers, scaler = parts()
     with ends_in_one_line(capsys, 'cannot load', 'optimizer.pt'):
-        checkpoint.load_optimizer(path, optimizer, scaler)
+        checkpoint.load_optimizers(path, optimizers, scaler)
     assert not (tmp_path / 'sprung').exists()
 
 
 def test_damaged_files_end_in_one_line(save, tmp_path, capsys):
     path = save(1, 1.0)
     for name, load in (
-        ('optimizer.pt', lambda: checkpoint.load_optimizer(path, *parts()[1:])),
+        ('optimizer.pt', lambda: checkpoint.load_optimizers(path, *parts()[1:])),
         ('model.safetensors', lambda: checkpoint.load_model(path)),
         ('config.json', lambda: checkpoint.load_model(path)),
         ('state.json', lambda: checkpoint.best(tmp_path / 'out')),
@@ -236,7 +236,7 @@ def test_an_optimizer_of_another_model_ends_in_one_line(save, capsys):
     path = save(1, 1.0)
     model = Transformer(Config(vocab_size=512, block_size=16, n_layer=2, n_head=2, n_embd=32))
     with ends_in_one_line(capsys, 'optimizer.pt'):
-        checkpoint.load_optimizer(path, torch.optim.AdamW(model.parameters()), parts()[2])
+        checkpoint.load_optimizers(path, [torch.optim.AdamW(model.parameters())], parts()[2])
 
 
 def test_no_checkpoint_ends_in_one_line(tmp_path, capsys):
