@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from config import fail
+from words import mix
 
 
 def mixture(dataset):
@@ -172,11 +173,3 @@ def shuffled(places, n, key):
         out[outside] = left << half | right
         outside = out >= n
     return out.astype(np.int64)
-
-
-def mix(x):
-    """A 64-bit hash of each element of a uint64 array (the finaliser of splitmix64, Steele et al. 2014)."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

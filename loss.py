@@ -5,16 +5,28 @@ soon as they are: so a few positions at a time give their loss and what of it go
 """
 
 import torch
+from torch.nn import functional as F
 
 CHUNK = 1 << 26  # logits held at a time
 
 
-class CrossEntropy(torch.autograd.Function):
+def cross_entropy(x, weight, bias, padding, targets, softcap=0.0):
     """Sum over positions of the cross entropy between softmax(cap(x W^T + bias) + padding) and the targets, in nats.
 
-    x (N, C); weight (V, C); bias (V,) or None; padding (V,): -inf at rows that are no token, else 0; targets (N,), -100
+    x (N, C); weight (V, C); bias (V,) or None; padding (V,): -inf at rows that are no token, else 0, or None; targets (N,), -100
     where nothing is predicted; softcap: logits are held below it by tanh, 0: not. Products are in the type of x.
     """
+    if len(x) * len(weight) > CHUNK:
+        return ChunkedCrossEntropy.apply(x, weight, bias, padding, targets, softcap)
+    logits = F.linear(x, weight.to(x.dtype)).float()  # few enough: the compiler makes more of torch's own
+    logits = logits if bias is None else logits + bias
+    logits = softcap * torch.tanh(logits / softcap) if softcap else logits
+    logits = logits if padding is None else logits + padding
+    return F.cross_entropy(logits, targets, ignore_index=-100, reduction='sum')
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """`cross_entropy`, CHUNK logits at a time."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, padding, targets, softcap):
@@ -32,7 +44,8 @@ class CrossEntropy(torch.autograd.Function):
             if softcap:
                 capped = torch.tanh(logits / softcap)
                 logits = softcap * capped
-            logits += padding
+            if padding is not None:
+                logits += padding
             predicted = wanted >= 0
             wanted = wanted.clamp(min=0)
             normalizer = logits.logsumexp(1, keepdim=True)  # (n, 1)

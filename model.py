@@ -15,7 +15,7 @@ import torch.nn as nn
 from torch.nn import functional as F
 
 import pretrained
-from loss import CrossEntropy
+from loss import cross_entropy
 
 MODERN = dict(
     norm='plain', embedding_norm=True, rope_theta=10000.0, qk_norm=True, mlp='relu2', tied=False, softcap=15.0
@@ -325,8 +325,9 @@ class Transformer(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         bias = None if self.head is None else self.head.bias
+        padding = self.padding if self.config.padded_vocab_size > self.config.vocab_size else None
         x, targets = x.flatten(0, 1), targets.flatten()
-        return CrossEntropy.apply(x, self.head_matrix(), bias, self.padding, targets, self.config.softcap)
+        return cross_entropy(x, self.head_matrix(), bias, padding, targets, self.config.softcap)
 
     @torch.inference_mode()
     def stream(self, inputs, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, stop=-1):

@@ -51,7 +51,8 @@ class Monitor:
 
     def plot(self):
         """Draw the losses of metrics.jsonl into loss.png."""
-        if not self.active:
+        records = [json.loads(line) for line in self.lines()] if self.active else []
+        if len(records) < 2:
             return
         try:
             import matplotlib
@@ -60,7 +61,6 @@ class Monitor:
         matplotlib.use('Agg')
         import matplotlib.pyplot as plt
 
-        records = [json.loads(line) for line in self.lines()]
         figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
         steps = [(r['step'], r['loss']) for r in records if r.get('loss') is not None]
         if steps:

@@ -21,14 +21,14 @@ learning_rate = 1e-2
 min_lr = 0
 schedule = 'linear'
 warmup_iters = 0
-max_iters = 200
-lr_decay_iters = 200
+max_iters = 176
+lr_decay_iters = 176
 weight_decay = 0.0
 grad_clip = 0.0  # Muon's steps are as long whatever the gradient
 
-eval_interval = 200
+eval_interval = 176
 eval_iters = 20
-log_interval = 50
+log_interval = 44
 
 device = 'cpu'
 compile = False  # would take longer than the run
