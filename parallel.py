@@ -14,7 +14,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
@@ -63,8 +63,9 @@ def make_shards(units, job, sizes, num_proc, ray):
     if job['max_documents']:  # one process, in order, until there are enough
         return make_first(units, job) if RANK == 0 else None
     mine = [n for n in missing if n % WORLD_SIZE == RANK]
-    with progress('preparing', sum(lengths), 'B') as bar:
-        for _ in by_ray(units, mine, job, ray) if ray else by_processes(units, mine, job, num_proc):
+    workers = by_ray(units, mine, job, ray) if ray else by_processes(units, mine, job, num_proc)
+    with progress('preparing', sum(lengths), 'B') as bar, contextlib.closing(workers):
+        for _ in workers:
             bar.update(bytes_done(directory, lengths) - bar.n)
         while RANK == 0 and not all(shard.path_of(directory, n).is_dir() for n in missing):
             bar.update(bytes_done(directory, lengths) - bar.n)
@@ -103,8 +104,12 @@ def by_processes(units, numbers, job, num_proc):
             for future in finished:
                 future.result()
             yield
-    finally:  # after an error or Ctrl-C without waiting for the units under way
-        pool.shutdown(wait=False, cancel_futures=True)
+    except BaseException:  # an error, Ctrl-C, nobody asks any more: do not wait for the units under way
+        for child in active_children():
+            child.terminate()
+        raise
+    finally:  # its thread must be gone before Python ends, or may trip over that
+        pool.shutdown(cancel_futures=True)
 
 
 def start_worker():

@@ -26,7 +26,6 @@ import shutil
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +137,6 @@ def main():
 
 def keep_shards(directory):
     """After a run that did not end: what is finished stays for the next one; without any shard there is nothing to keep."""
-    for child in active_children():
-        child.terminate()
     if RANK > 0:  # the others may go on
         return ''
     done = sum(path.name.isdigit() for path in directory.glob('*'))
