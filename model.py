@@ -379,7 +379,7 @@ class Transformer(nn.Module):
     def num_params(self):
         """Parameters, the padding rows of the vocabulary left out: 124,439,808 for GPT-2."""
         padding = self.config.padded_vocab_size - self.config.vocab_size
-        per_row = self.config.n_embd + (self.head is not None)
+        per_row = self.config.n_embd * (1 if self.output is None else 2) + (self.head is not None)
         return sum(p.numel() for p in self.parameters()) - padding * per_row
 
     def flops_per_token(self, T, predicted=1.0):

@@ -410,6 +410,12 @@ def test_a_shape_that_cannot_be_is_refused(wrong):
         Config(**(SMALL | wrong))
 
 
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_padding_rows_are_no_parameters(arch):
+    counts = [small(arch, vocab_size=size).num_params() for size in (101, 102, 128)]
+    assert counts[2] - counts[0] == 27 * (counts[1] - counts[0]) > 0  # all three have 128 rows
+
+
 def test_flops_are_those_of_a_hand_count():
     gpt = Transformer(Config(vocab_size=100, block_size=16, n_layer=2, n_head=2, n_embd=8))
     layer = 8 * 24 + 8 * 8 + 8 * 32 + 32 * 8  # qkv, proj, fc, proj
