@@ -161,8 +161,9 @@ def main(settings):
         # One update. The loss is a sum over the tokens that the whole global batch predicts, divided by their number,
         # over micro-batches and processes: a mean of means is wrong as soon as rows differ.
         lr = learning_rate_at(step)
+        share = lr / learning_rate if learning_rate else 0.0
         for group in (group for each in optimizers for group in each.param_groups):
-            group['lr'] = group['initial_lr'] * (lr / learning_rate if learning_rate else 0.0)
+            group['lr'] = group['initial_lr'] * share
             if 'momentum' in group:  # Muon's, which grows with the steps there are to remember
                 group['momentum'] = 0.95 - 0.1 * max(0, 1 - step / max(momentum_warmup_iters, 1))
         # micro-batches are numbered through the run and dealt out in turn
