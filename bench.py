@@ -23,15 +23,20 @@ import threading
 import time
 from pathlib import Path
 
+from config import answer_help, clock, configure, fail, size
+
+if __name__ == '__main__':
+    answer_help(globals())  # before torch is imported, which takes seconds
+
 import numpy as np
 import psutil
 import tokenizers
 import torch
 
 import dedup
+import generate
 import runtime
 import tokenizer
-from config import clock, configure, fail, size
 from model import ARCHITECTURES, Config, Transformer
 
 # -----------------------------------------------------------------------------
@@ -265,8 +270,8 @@ def bench_generation(work, where):
         return new_tokens / (time.perf_counter() - began)
 
     def ours(dtype):
-        model = runtime.ready_to_generate(Transformer(model_config()), where, dtype)
-        return timed(lambda n: model.generate(prompt, n, **settings).tolist())
+        model = generate.ready(Transformer(model_config()), where, dtype)
+        return timed(lambda n: generate.generate(model, prompt, n, **settings).tolist())
 
     sides = {
         'barelm, float32': lambda: ours('float32'),

@@ -14,13 +14,17 @@ import json as json_format
 import math
 from fractions import Fraction
 
+from config import answer_help, configure, fail, progress
+
+if __name__ == '__main__':
+    answer_help(globals())  # before torch is imported, which takes seconds
+
 import numpy as np
 import torch
 
 import checkpoint
 import objectives
 import runtime
-from config import configure, fail, progress
 from loader import mixture, open_split, read_meta
 
 # -----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import pretrained
 from loss import cross_entropy
@@ -112,6 +113,14 @@ def small_attention(q, k, v, attn_mask, dropout_p, is_causal):
     return F.dropout(scores.softmax(-1, dtype=torch.float32).to(q.dtype), dropout_p) @ v.contiguous()
 
 
+def single_attention(q, k, v, attn_mask, dropout_p, is_causal):
+    """F.scaled_dot_product_attention of one query, as sums of which a compiler makes one loop."""
+    scores = (q.float() * k).sum(-1) / math.sqrt(q.shape[3])  # (B, nh, positions)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask[:, :, 0], -torch.inf)
+    return (scores.softmax(-1)[..., None] * v).sum(2, keepdim=True).to(v.dtype)
+
+
 def rotary_angles(config):
     """cos and sin of the angle of each position and pair of channels, (2, block_size, hs / 2)."""
     pairs = torch.arange(0, config.head_size, 2) / config.head_size
@@ -120,7 +129,7 @@ def rotary_angles(config):
 
 
 def rotate(x, angles):
-    """Turn each pair of channels (i, i + hs / 2) of x (B, nh, T, hs) by the angle of its position. angles (2, T, hs / 2)."""
+    """Turn each pair of channels (i, i + hs / 2) of x (B, nh, T, hs) by its position's angle. angles (2, 1 or B, 1, T, hs / 2)."""
     cos, sin = angles.to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
@@ -134,7 +143,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.n_embd, sum(self.heads) * config.head_size, bias=config.bias)
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
-    def forward(self, x, mask, cache, angles):
+    def forward(self, x, mask, angles, cache, past):
         B, T, C = x.shape
         c = self.config
         heads = self.qkv(x).view(B, T, sum(self.heads), c.head_size).transpose(1, 2)  # (B, nh of all, T, hs)
@@ -145,12 +154,16 @@ class Attention(nn.Module):
             qk = rotate(qk, angles)
         q, k = qk.split((c.n_head, c.kv_heads), dim=1)
         if cache is not None:
-            k, v = cache.append(k, v)  # (B, nh, past + T, hs)
+            k, v = cache.append(k, v, past)  # (B, nh, all that are seen, hs)
         if c.kv_heads < c.n_head:
             k, v = (each.repeat_interleave(c.n_head // c.kv_heads, dim=1) for each in (k, v))
         dropout = c.dropout if self.training else 0.0
         causal = c.causal and T > 1  # a single new position sees all of the past
-        attend = small_attention if self.training and is_small_on_cpu(q) else F.scaled_dot_product_attention
+        attend = F.scaled_dot_product_attention
+        if self.training and is_small_on_cpu(q):
+            attend = small_attention
+        elif T == 1 and q.device.type == 'cpu' and torch.compiler.is_compiling():
+            attend = single_attention
         y = attend(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
         return self.proj(y.transpose(1, 2).reshape(B, T, C))
 
@@ -184,11 +197,11 @@ class Block(nn.Module):
         self.norm1, self.attn = config.make_norm(), Attention(config)
         self.norm2, self.mlp = config.make_norm(), MLP(config)
 
-    def forward(self, x, mask=None, cache=None, angles=None):  # x (B, T, C) -> (B, T, C)
+    def forward(self, x, *context):  # x (B, T, C) -> (B, T, C)
         if self.prenorm:
-            x = x + self.dropout(self.attn(self.norm1(x), mask, cache, angles))
+            x = x + self.dropout(self.attn(self.norm1(x), *context))
             return x + self.dropout(self.mlp(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self.attn(x, mask, cache, angles)))
+        x = self.norm1(x + self.dropout(self.attn(x, *context)))
         return self.norm2(x + self.dropout(self.mlp(x)))
 
 
@@ -203,22 +216,6 @@ class MaskedHead(nn.Module):
 
     def forward(self, x):
         return self.norm(F.gelu(self.dense(x)))
-
-
-class Cache:
-    """Keys and values of the positions that one layer has seen, with room for `length` of them."""
-
-    def __init__(self, length):
-        self.length, self.past = length, 0
-
-    def append(self, k, v):  # (B, nh, T, hs) of the new positions -> (B, nh, past + T, hs) of all
-        if self.past == 0:
-            B, nh, _, hs = k.shape
-            self.k, self.v = k.new_empty(2, B, nh, self.length, hs)
-        start, self.past = self.past, self.past + k.shape[2]
-        self.k[:, :, start : self.past] = k
-        self.v[:, :, start : self.past] = v
-        return self.k[:, :, : self.past], self.v[:, :, : self.past]
 
 
 class Transformer(nn.Module):
@@ -241,7 +238,11 @@ class Transformer(nn.Module):
         padding = torch.zeros(config.padded_vocab_size)
         padding[config.vocab_size :] = -torch.inf
         self.register_buffer('padding', padding, persistent=False)
-        self.decode = None  # what `pack` makes of the head's matrix
+        self.decode = None  # what generate.pack makes of the head's matrix
+        self.static = False  # generate.ready compiled the step of one token: shapes must not change
+        self.recompute = (
+            False  # activation checkpointing: keep the inputs of blocks only, compute the rest again
+        )
         self.init_weights()
 
     @torch.no_grad()
@@ -259,34 +260,51 @@ class Transformer(nn.Module):
             elif name.endswith('bias'):
                 p.zero_()
 
-    def hidden(self, inputs, types=None, attention_mask=None, caches=None, before=None):
-        """inputs (B, T) ids -> (B, T, C), the last layer's output. See `forward` for the other arguments.
+    def hidden(self, inputs, types=None, attention_mask=None, caches=None, past=0, before=None):
+        """inputs (B, T) ids -> (B, T, C), the last layer's output. See `forward` for types and attention_mask.
 
-        before: the ids before them, (B, 1), or (B, 0) and None where there are none.
+        caches: a generate.Cache of each layer, to go on after what they hold. past: the positions before the inputs; or
+        of each row, (B,), where T is 1. before: the id before each row's first, (B, 1), -1 where there is none; None: nowhere.
         """
         B, T = inputs.shape
-        past = caches[0].past if caches else 0
-        if past + T > self.config.block_size:
+        ragged = isinstance(past, torch.Tensor)
+        if not ragged and past + T > self.config.block_size:
             raise ValueError(f'{past + T} positions are more than block_size = {self.config.block_size}')
+        if attention_mask is not None and self.config.causal:
+            raise ValueError('a causal model takes no attention_mask')
+        at = past[:, None] if ragged else slice(past, past + T)
         x = self.tokens(inputs)  # (B, T, C)
         if self.bigrams is not None:
-            known = inputs[:, :-1] if before is None else torch.cat((before, inputs[:, :-1]), dim=1)
-            first = F.pad(known, (T - known.shape[1], 0), value=-1)  # (B, T)
+            before = inputs.new_full((B, 1), -1) if before is None else before
+            first = torch.cat((before, inputs[:, :-1]), dim=1)  # (B, T)
             x = x + self.bigrams((first * 1_000_003 + inputs) % self.config.bigrams)
         if self.positions is not None:
-            x = x + self.positions.weight[past : past + T]
+            x = x + self.positions.weight[at]
         if self.types is not None:
             x = x + (self.types.weight[0] if types is None else self.types(types))
         if self.norm_in is not None:
             x = self.norm_in(x)
         x = self.dropout(x)
-        if attention_mask is not None and self.config.causal:
-            raise ValueError('a causal model takes no attention_mask')
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]  # (B, 1, 1, T)
-        angles = None if self.angles is None else self.angles[:, past : past + T]
+        if ragged:
+            mask = (
+                torch.arange(caches[0].seen, device=x.device) <= past[:, None, None, None]
+            )  # (B, 1, 1, seen)
+        angles = (
+            None if self.angles is None else self.angles[:, at].unsqueeze(-3)
+        )  # (2, 1 or B, 1, T, hs / 2)
         for i, block in enumerate(self.blocks):
-            x = block(x, mask, caches[i] if caches else None, angles)
+            context = (mask, angles, caches[i] if caches else None, past)
+            if self.recompute and self.training:
+                x = checkpoint(block, x, *context, use_reentrant=False)
+            else:
+                x = block(x, *context)
         return x if self.norm_out is None else self.norm_out(x)
+
+    def next_logits(self, token, caches, past, before):
+        """Logits (B, padded_vocab_size) in fp32 after one more token, (B,); before (B,): those before it. See `hidden`."""
+        x = self.hidden(token[:, None], caches=caches, past=past, before=before[:, None])
+        return self.logits(x[:, -1]).float()
 
     def logits(self, x):
         """x (..., C) -> (..., padded_vocab_size), -inf in the padding rows."""
@@ -328,53 +346,6 @@ class Transformer(nn.Module):
         padding = self.padding if self.config.padded_vocab_size > self.config.vocab_size else None
         x, targets = x.flatten(0, 1), targets.flatten()
         return cross_entropy(x, self.head_matrix(), bias, padding, targets, self.config.softcap)
-
-    @torch.inference_mode()
-    def stream(self, inputs, max_new_tokens, temperature=1.0, top_k=0, top_p=1.0, stop=-1):
-        """Yield the next token of each row, (B,) ids at a time, up to max_new_tokens or until every row had `stop`.
-
-        inputs (B, T >= 1): the prompts. temperature 0 takes the likeliest token. top_k > 0 keeps the k likeliest,
-        top_p < 1 the fewest whose probabilities reach p (Holtzman et al. 2020). A row is filled with `stop` after it.
-        Past block_size the model sees the last block_size tokens, recomputed at each step: positions are absolute.
-        """
-        block_size = self.config.block_size
-        stopped = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
-        length, caches = min(inputs.shape[1] + max_new_tokens, block_size), None
-        for _ in range(max_new_tokens):
-            if caches is None or inputs.shape[1] > block_size:
-                new, caches = inputs[:, -block_size:], [Cache(length) for _ in self.blocks]
-            before = inputs[:, : -new.shape[1]][:, -1:]
-            x = self.hidden(new, caches=caches, before=before)[:, -1]  # (B, C)
-            token = sample(self.logits(x).float(), temperature, top_k, top_p)
-            token = torch.where(stopped, stop, token)
-            yield token
-            stopped |= token == stop
-            if stop >= 0 and stopped.all():
-                return
-            new = token[:, None]
-            inputs = torch.cat((inputs, new), dim=1)
-
-    def generate(self, inputs, max_new_tokens, **sampling):
-        """inputs (B, T) -> (B, T + the tokens that `stream` yields)."""
-        return torch.stack([*inputs.unbind(1), *self.stream(inputs, max_new_tokens, **sampling)], dim=1)
-
-    def pack(self):
-        """Make generation on an x86 CPU several times faster, for good: matrices in fp16, as FBGEMM packs them.
-
-        A single token is a product of each matrix with one row, for which the kernels of F.linear are not made.
-        Activations stay in fp32; rounding the weights to fp16 changes logits by about 1e-3.
-        """
-
-        def packed(weight, bias):
-            matrix = torch.ops.quantized.linear_prepack_fp16(
-                weight.detach(), None if bias is None else bias.detach()
-            )
-            return lambda x: torch.ops.quantized.linear_dynamic_fp16(x, matrix)
-
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                module.forward = packed(module.weight, module.bias)
-        self.decode = packed(self.head_matrix(), self.head_bias())
 
     def num_params(self):
         """Parameters, the padding rows of the vocabulary left out: 124,439,808 for GPT-2."""
@@ -438,17 +409,3 @@ class Transformer(nn.Module):
         except RuntimeError as e:
             raise ValueError(f'the weights of {source} do not fit its config.json: {e}') from None
         return model
-
-
-def sample(logits, temperature, top_k, top_p):
-    """logits (B, V) -> (B,) ids; see `Transformer.stream`."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    logits = logits / temperature
-    ids = None
-    if top_k > 0 or top_p < 1:
-        logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # (B, k), likeliest first
-        probs = logits.softmax(-1)
-        logits = logits.masked_fill(probs.cumsum(-1) - probs >= top_p, -torch.inf)  # those before it reach p
-    choice = torch.multinomial(logits.softmax(-1), 1)  # (B, 1)
-    return (choice if ids is None else ids.gather(1, choice))[:, 0]

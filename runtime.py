@@ -98,19 +98,6 @@ def autocast(device, dtype):
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def ready_to_generate(model, device, dtype, compile=False):
-    """Move a model to the device in the form that generates fastest there; `dtype` is the setting, 'auto' or a name."""
-    model.eval().to(device)
-    x86 = device.type == 'cpu' and 'fbgemm' in torch.backends.quantized.supported_engines
-    if x86 and dtype == 'auto' and not compile:
-        model.pack()
-        return model
-    model.to(choose_dtype(dtype, device))
-    if compile:
-        model.hidden = torch.compile(model.hidden, dynamic=True)  # the cache grows by a position a step
-    return model
-
-
 def why_not_compile(device):
     """'' where torch.compile works, otherwise the reason."""
     if device.type == 'cpu' and not shutil.which(os.environ.get('CXX', 'clang++' if MAC else 'g++')):
@@ -141,11 +128,14 @@ def sum_over_processes(tensor):
     return tensor
 
 
+def pin(batch, device):
+    """A batch (dict of tensors) in memory that stays where it is, from which copies to a GPU overlap with its work."""
+    return {name: t.pin_memory() for name, t in batch.items()} if device.type == 'cuda' else batch
+
+
 def to_device(batch, device):
-    """A batch (dict of tensors) on the device; from pinned memory to a GPU, so that the copy overlaps with work."""
-    if device.type == 'cuda':
-        return {name: t.pin_memory().to(device, non_blocking=True) for name, t in batch.items()}
-    return {name: t.to(device) for name, t in batch.items()}
+    """A batch (dict of tensors) on the device."""
+    return {name: t.to(device, non_blocking=True) for name, t in batch.items()}
 
 
 def peak_flops(device, dtype):

@@ -2,31 +2,42 @@
 
     python sample.py --out_dir=out-quickstart --start='def '
     python sample.py --init_from=gpt2-xl --start='What is the answer to life?' --num_samples=5 --max_new_tokens=100
+    python sample.py --out_dir=out-quickstart --start=LINES:prompts.txt --num_samples=1      # each line is a prompt
     python sample.py --init_from=bert-base-uncased --start='The capital of France is [MASK].'
 
 A causal model continues `start`; a masked one lists the likeliest fillings of each [MASK] in it.
 """
 
+import itertools
+
+from config import answer_help, configure, fail, reason
+
+if __name__ == '__main__':
+    answer_help(globals())  # before torch is imported, which takes seconds
+
 import torch
 
 import checkpoint
+import generate
 import runtime
-from config import configure, fail, reason
 
 # -----------------------------------------------------------------------------
 init_from = 'resume'  # 'resume': the best checkpoint of out_dir; else a name such as 'gpt2', or a directory
 out_dir = 'out'  # a run, or one checkpoint of it
 start = '\n'  # the prompt; may hold special tokens such as <|endoftext|>; FILE:prompt.txt reads a file
-num_samples = 10
+# LINES:prompts.txt takes each of its lines for a prompt
+num_samples = 10  # of each prompt; all are made at the same time
 max_new_tokens = 500  # of each sample; it ends sooner at the end of text
 temperature = 0.8  # below 1.0 less random, above more; 0 takes the likeliest token
 top_k = 200  # choose among the k likeliest tokens; 0: all
 top_p = 1.0  # choose among the likeliest that make up this probability
 seed = 1337
 device = 'auto'  # as in train.py
-dtype = 'auto'  # of the weights; auto is bf16 where the hardware has it, packed fp16 on an x86 CPU
-compile = False  # torch.compile: slower to start, worth it for many samples on a GPU
+dtype = 'auto'  # of the weights, or 'int8'; auto is bf16 where the hardware has it, packed fp16 for one sample on x86
+compile = False  # torch.compile: slower to start, worth it for thousands of tokens
 # -----------------------------------------------------------------------------
+
+RULE = '---------------'
 
 
 def main():
@@ -34,44 +45,52 @@ def main():
     if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or max_new_tokens < 0:
         fail('temperature, top_k and max_new_tokens should be at least 0, top_p above 0 and at most 1')
     model, vocabulary = checkpoint.load(init_from, out_dir)
-    runtime.ready_to_generate(model, where, dtype, compile)
-    prompt = read_prompt()
+    prompts = read_prompts()
+    generate.ready(model, where, dtype, compile, len(prompts) * num_samples)
     torch.manual_seed(seed)
     if model.config.causal:
-        ids = vocabulary.encode(prompt, special=True) or [vocabulary.special['eot']]
-        for _ in range(num_samples):
-            print_sample(model, vocabulary, torch.tensor([ids], device=where))
+        print_samples(model, vocabulary, prompts * num_samples, where)
     else:
-        print_fillings(model, vocabulary, prompt, where)
+        for prompt in prompts:
+            print_fillings(model, vocabulary, prompt, where)
 
 
-def read_prompt():
-    if not start.startswith('FILE:'):
-        return start
+def read_prompts():
+    kind, colon, path = start.partition(':')
+    if not colon or kind not in ('FILE', 'LINES'):
+        return [start]
     try:
-        with open(start.removeprefix('FILE:'), encoding='utf-8') as f:
-            return f.read()
+        with open(path, encoding='utf-8') as f:
+            text = f.read()
     except (OSError, UnicodeDecodeError) as e:
         fail(f'cannot read the prompt {start}: {reason(e)}')
+    return [text] if kind == 'FILE' else text.splitlines() or ['']
 
 
-def print_sample(model, vocabulary, inputs):
-    """Print the prompt and then each token of its continuation as it is made. inputs (1, T)."""
+def print_samples(model, vocabulary, prompts, where):
+    """Print prompts with their continuations: the first as it is made, and then the others, which were made with it."""
     stop = vocabulary.special['eot']
-    ids, shown = inputs[0].tolist(), 0
-    print(vocabulary.decode(ids), end='', flush=True)
-    made = []
-    for token in model.stream(
-        inputs, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, stop=stop
-    ):
-        if token.item() == stop:
-            break
-        made.append(token.item())
-        text = vocabulary.decode(made)
+    ids = [vocabulary.encode(prompt, special=True) or [stop] for prompt in prompts]
+    longest = max(map(len, ids))
+    inputs = torch.tensor([row + [stop] * (longest - len(row)) for row in ids], device=where)
+    lengths = torch.tensor([len(row) for row in ids], device=where) if len(set(map(len, ids))) > 1 else None
+    print(vocabulary.decode(ids[0]), end='', flush=True)
+    made, shown = [], 0
+    sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, stop=stop)
+    for tokens in generate.stream(model, inputs, max_new_tokens, lengths, **sampling):
+        made.append(tokens.tolist())
+        text = vocabulary.decode(until(stop, made, row=0))
         if not text.endswith('\ufffd'):  # the rest of this character is still to come
             print(text[shown:], end='', flush=True)
             shown = len(text)
-    print(vocabulary.decode(made)[shown:], '---------------', sep='\n')
+    print(vocabulary.decode(until(stop, made, row=0))[shown:], RULE, sep='\n')
+    for row in range(1, len(ids)):
+        print(vocabulary.decode(ids[row]) + vocabulary.decode(until(stop, made, row)), RULE, sep='\n')
+
+
+def until(stop, made, row):
+    """The tokens of a row up to the first that is `stop`. made: a list of the rows' tokens for each step."""
+    return list(itertools.takewhile(lambda token: token != stop, (tokens[row] for tokens in made)))
 
 
 @torch.inference_mode()

@@ -5,19 +5,27 @@
     torchrun --standalone --nproc_per_node=8 train.py config/gpt2_124m.py  # 8 GPUs of one machine
     torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29500 train.py config/gpt2_124m.py
     python train.py config/quickstart.py --init_from=resume               # go on after Ctrl-C or a crash
+    python train.py config/gpt2_124m.py --estimate                        # memory, time and money it takes, before it runs
 
 Writes checkpoints, metrics.jsonl and loss.png into out_dir. Ctrl-C finishes the step, saves and says how to go on.
 """
 
 import functools
+import gc
 import itertools
 import math
 import os
 import signal
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+
+from config import answer_help, clock, configure, fail, reason, size
+
+if __name__ == '__main__':
+    answer_help(globals())  # before torch is imported, which takes seconds
 
 import torch
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -25,7 +33,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 import checkpoint
 import objectives
 import runtime
-from config import clock, configure, fail, reason, size
+from estimate import describe, rows_that_fit
 from loader import mixed_rows, open_mixture, read_meta, windows
 from model import ARCHITECTURES, Config, Transformer
 from monitor import Monitor
@@ -40,6 +48,7 @@ seed = 1337  # of the weights, the order of the data, masks and dropout
 eval_interval = 2000  # steps between evaluations, each followed by a checkpoint
 eval_iters = 200  # batches of each split in an evaluation, always the same ones
 eval_only = False  # evaluate once and stop
+estimate = False  # tell what the run will take, and stop
 always_save_checkpoint = True  # False: only when the validation loss improves
 patience = 0  # stop after so many evaluations without improvement; 0: never
 log_interval = 1  # steps between log lines
@@ -48,7 +57,9 @@ wandb_project = 'owt'
 wandb_run_name = 'gpt2'
 # data
 dataset = 'openwebtext'  # data/DATASET, made by prepare.py; 'a:0.7,b:0.3' takes 70 % of the rows from a, 30 % from b
-batch_size = 12  # rows in a micro-batch
+batch_size = (
+    12  # rows in a micro-batch; 'auto': gradient_accumulation_steps rows a step, as many at a time as fit
+)
 block_size = 1024  # tokens in a row
 gradient_accumulation_steps = 5 * 8  # micro-batches in a step, over all processes
 # objective
@@ -84,6 +95,9 @@ wsd_decay = 0.2  # the part of lr_decay_iters that wsd's decay takes
 device = 'auto'  # 'cuda', 'cuda:1', 'cpu', 'mps'; auto takes the fastest there is
 dtype = 'auto'  # 'float32', 'bfloat16', or 'float16' with a gradient scaler; auto is bf16 where the hardware has it
 compile = True  # torch.compile: slower to start, faster to run
+activation_checkpointing = (
+    False  # compute layers again in the backward pass: far less memory, a third more time
+)
 backend = ''  # of torch.distributed: 'nccl', 'gloo'; '' is nccl on CUDA, gloo elsewhere
 # -----------------------------------------------------------------------------
 
@@ -97,6 +111,8 @@ def main(settings):
     rank, world_size = runtime.join_processes(backend, where)
     say = functools.partial(print, flush=True) if rank == 0 else lambda *words: None
     check_settings(world_size)
+    if estimate:
+        return say(describe_run(where, precision, world_size))
     meta = read_meta(dataset)
     data = {split: open_mixture(dataset, split, block_size) for split in ('train', 'val')}
 
@@ -106,6 +122,8 @@ def main(settings):
     if rank == 0 and not eval_only:
         make_out_dir()
     model.to(where)
+    if batch_size == 'auto':
+        settings |= fit_batch(model, where, precision, world_size)
     with runtime.user_errors():
         optimizers = make_optimizers(model, precision)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == torch.float16)
@@ -131,6 +149,13 @@ def main(settings):
     # The loop.
     monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only)
     interrupt = Interrupt()
+    # the batches of a step are made while the one before it is computed
+    ahead = ThreadPoolExecutor(1)
+    batches_of = functools.partial(step_batches, data, meta, where, rank, world_size)
+    upcoming = ahead.submit(batches_of, state['step'])
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # it would stop each process at another moment, and a step leaves it nothing to find
     began, mark = time.time(), None  # mark: (step, time) since which the speed is measured
     for step in itertools.count(state['step']):
         state['step'] = step
@@ -140,6 +165,7 @@ def main(settings):
             ending = f'stopped at step {step}; go on with the same command and --init_from=resume'
             break
         if step % eval_interval == 0 or step >= max_iters or eval_only:
+            gc.collect()
             losses = estimate_losses(compiled, data, meta, where, precision, rank, world_size)
             say(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')
             monitor.write(step=step, train_loss=losses['train'], val_loss=losses['val'])
@@ -166,18 +192,16 @@ def main(settings):
             group['lr'] = group['initial_lr'] * share
             if 'momentum' in group:  # Muon's, which grows with the steps there are to remember
                 group['momentum'] = 0.95 - 0.1 * max(0, 1 - step / max(momentum_warmup_iters, 1))
-        # micro-batches are numbered through the run and dealt out in turn
-        first = step * gradient_accumulation_steps
-        numbers = range(first + rank, first + gradient_accumulation_steps, world_size)
-        batches = [make_batch(data['train'], number, seed, meta) for number in numbers]
-        predicted = sum(int((batch['targets'] != -100).sum()) for batch in batches)
+        batches = upcoming.result()  # {number: batch}
+        upcoming = ahead.submit(batches_of, step + 1)
+        predicted = sum(int((batch['targets'] != -100).sum()) for batch in batches.values())
         # on the host: no GPU waits
         predicted = runtime.sum_over_processes(torch.tensor(float(predicted))).item()
         loss = torch.zeros((), device=where)
-        for number, batch in zip(numbers, batches, strict=True):
+        for number, batch in batches.items():
             # so dropout needs no state, and no other processes
             torch.manual_seed((seed * 1_000_003 + number) % 2**63)
-            last = number == numbers[-1]
+            last = number == max(batches)
             with nullcontext() if last or forward is compiled else forward.no_sync():
                 with runtime.autocast(where, precision):
                     part = forward(**runtime.to_device(batch, where)) / predicted
@@ -218,7 +242,7 @@ def check_settings(world_size):
         if globals()[setting] not in known:
             fail(f'{setting} = {globals()[setting]!r} is none of {", ".join(known)}')
     for setting in (
-        'batch_size',
+        *(['batch_size'] if batch_size != 'auto' else []),
         'block_size',
         'gradient_accumulation_steps',
         'eval_interval',
@@ -282,12 +306,38 @@ def build_model(meta):
                 f'{init_from} has a vocabulary of its own ({model.config.vocab_size:,} tokens), data/{dataset} another '
                 f'({meta["vocab_size"]:,}); prepare the data with the --tokenizer of the model'
             )
+    model.recompute = activation_checkpointing
     if model.config.causal != (objective == 'causal'):
         kind = 'a causal model' if model.config.causal else 'a masked model'
         fail(
             f'objective = {objective!r} does not fit {kind}: GPT is causal (arch=gpt2), BERT is masked (arch=bert)'
         )
     return model, state, path
+
+
+def describe_run(where, precision, world_size):
+    """What --estimate prints, as text. Where there are no data yet it supposes GPT-2's vocabulary."""
+    known = Path('data', dataset, 'meta.json').exists() or ':' in dataset
+    with torch.device('meta') if init_from == 'scratch' else nullcontext():  # which needs no memory
+        model, _, _ = build_model(read_meta(dataset) if known else dict(vocab_size=50257))
+    if batch_size == 'auto':
+        fit_batch(model, where, precision, world_size)
+    shape = (batch_size, gradient_accumulation_steps, max_iters)
+    return describe(model, hidden_in_row(), *shape, where, precision, optimizer, world_size)
+
+
+def hidden_in_row():
+    """How many tokens of a row are predicted by a masked model; 0 for a causal one, which predicts all."""
+    return max(1, round(mask_ratio * block_size)) if objective == 'masked' else 0
+
+
+def fit_batch(model, where, precision, world_size):
+    """Set what batch_size = 'auto' means: the rows of a step, in as few micro-batches as memory allows -> the settings."""
+    global batch_size, gradient_accumulation_steps
+    rows = gradient_accumulation_steps
+    batch_size = rows_that_fit(model, rows, hidden_in_row(), where, precision, optimizer, world_size)
+    gradient_accumulation_steps = rows // batch_size
+    return dict(batch_size=batch_size, gradient_accumulation_steps=gradient_accumulation_steps)
 
 
 def make_optimizers(model, precision):
@@ -332,6 +382,13 @@ def learning_rate_at(step):
     done = min(max((step - begin) / max(lr_decay_iters - begin, 1), 0), 1)
     left = 0.5 * (1 + math.cos(math.pi * done)) if schedule == 'cosine' else 1 - done
     return min_lr + left * (learning_rate - min_lr)
+
+
+def step_batches(data, meta, where, rank, world_size, step):
+    """{number: batch} of the micro-batches of a step that are this process's: numbered through the run, dealt out in turn."""
+    first = step * gradient_accumulation_steps
+    numbers = range(first + rank, first + gradient_accumulation_steps, world_size)
+    return {number: runtime.pin(make_batch(data['train'], number, seed, meta), where) for number in numbers}
 
 
 def make_batch(parts, number, seed, meta, hidden=None):
@@ -398,7 +455,7 @@ def log_line(record, tokens_per_step):
 
 
 if __name__ == '__main__':
-    chosen = configure(globals())
+    chosen = configure(globals(), auto=['batch_size'])
     try:
         main(chosen)
     except torch.OutOfMemoryError:

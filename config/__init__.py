@@ -43,7 +43,16 @@ def quiet_on_interrupt(kind, error, trace):
         sys.__excepthook__(kind, error, trace)
 
 
-def configure(script, argv=None, positional=(), parts=()):
+def answer_help(script, argv=None, parts=()):
+    """Print a script's docstring and settings, and end, if the command line asks for help. Arguments as of `configure`."""
+    argv = sys.argv[1:] if argv is None else argv
+    if '--help' in argv or '-h' in argv:
+        files = [each['__file__'] for each in (script, *map(vars, parts))]
+        print(script['__doc__'].strip(), *map(settings_block, files), sep='\n\n')
+        raise SystemExit(0)
+
+
+def configure(script, argv=None, positional=(), parts=(), auto=()):
     """Override a script's settings and return them all as a dict.
 
     script: the `globals()` of the caller; the names assigned in its ruled block are its settings.
@@ -51,15 +60,15 @@ def configure(script, argv=None, positional=(), parts=()):
     positional: settings that bare words fill in this order (`prepare.py NAME`), a tuple takes all that are left;
     other bare words are config files.
     parts: modules whose own settings are overridden together with the script's.
+    auto: settings that may be 'auto' whatever their type.
     Ends the program with one line for an unknown name, a wrong type or an unreadable file.
     """
     sys.excepthook = quiet_on_interrupt
     argv = sys.argv[1:] if argv is None else argv
+    answer_help(script, argv, parts)
     scripts = [script, *map(vars, parts)]
-    if '--help' in argv or '-h' in argv:
-        print(script['__doc__'].strip(), *(settings_block(each['__file__']) for each in scripts), sep='\n\n')
-        raise SystemExit(0)
     settings = {name: value for each in scripts for name, value in own_settings(each).items()}
+    defaults = dict(settings)
     words = [a for a in argv if not a.startswith('-')]
     flags = [a for a in argv if a.startswith('-')]
     unfilled = list(positional)
@@ -70,7 +79,7 @@ def configure(script, argv=None, positional=(), parts=()):
             else:
                 settings[unfilled.pop(0)] = word
         else:
-            read_config_file(word, settings)
+            read_config_file(word, settings, defaults, auto)
     for flag in flags:
         name, equals, value = flag.lstrip('-').partition('=')  # at the first: a value may hold more of them
         check_known(name, settings, 'the command line')
@@ -78,7 +87,8 @@ def configure(script, argv=None, positional=(), parts=()):
             value = 'True'  # --json is short for --json=True
         elif not equals or not flag.startswith('--'):
             fail(f'{flag} should be written --{name}=VALUE, such as --{name}={settings[name]!r}')
-        settings[name] = checked(name, literal(value, settings[name]), settings[name], 'the command line')
+        value = literal(value, defaults[name])
+        settings[name] = checked(name, value, defaults[name], auto, 'the command line')
     for each in scripts:
         each.update({name: settings[name] for name in own_settings(each)})
     return settings
@@ -102,7 +112,7 @@ def assigned_names(source):
     return [t.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
 
 
-def read_config_file(path, settings):
+def read_config_file(path, settings, defaults, auto):
     """Run a Python file whose assignments replace settings; it may read the settings, import, and keep _private names."""
     try:
         with open(path, encoding='utf-8') as f:
@@ -122,7 +132,7 @@ def read_config_file(path, settings):
         ):
             continue
         check_known(name, settings, path)
-        settings[name] = checked(name, value, settings[name], path)
+        settings[name] = checked(name, value, defaults[name], auto, path)
 
 
 def check_known(name, settings, where):
@@ -141,8 +151,10 @@ def literal(text, default):
     return value if isinstance(value, str) or not isinstance(default, str) else text
 
 
-def checked(name, value, default, where):
+def checked(name, value, default, auto, where):
     """The value, made a float where one belongs; anything else of another type than the default ends the program."""
+    if value == 'auto' and name in auto:
+        return value
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):

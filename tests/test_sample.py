@@ -9,6 +9,7 @@ from conftest import ends_in_one_line, run, settings_of
 import checkpoint
 import sample
 import tokenizer
+from generate import generate, stream
 from model import Config, Transformer
 
 EXACT = '--device=cpu --dtype=float32'
@@ -37,7 +38,7 @@ def continued(prompt_ids, seed=0, **sampling):
     """What the model of out-gpt makes of a prompt, as text."""
     model, vocabulary = checkpoint.load('resume', 'out-gpt')
     torch.manual_seed(seed)
-    made = model.eval().generate(torch.tensor([prompt_ids]), 60, **sampling)[0].tolist()
+    made = generate(model.eval(), torch.tensor([prompt_ids]), 60, **sampling)[0].tolist()
     return vocabulary.decode(made)
 
 
@@ -87,7 +88,7 @@ def test_what_streams_is_what_was_made_whole_characters_only(cwd, capsys):
     model, vocabulary = checkpoint.load_model(where).eval(), tokenizer.load(str(where))
     torch.manual_seed(3)
     ids = torch.tensor([vocabulary.encode('é')])
-    tokens = list(model.stream(ids, 60, temperature=50, stop=vocabulary.special['eot']))
+    tokens = list(stream(model, ids, 60, temperature=50, stop=vocabulary.special['eot']))
     tokens = [t.item() for t in tokens if t.item() != vocabulary.special['eot']]
     assert made == 'é' + vocabulary.decode(tokens) and '\ufffd' in made
 
