@@ -79,7 +79,7 @@ def main():
         f'{size(model.num_params())} parameters, rows of {block_size}, {batch_size} a batch, on {where.type}'
     )
     for dtype in (torch.float32, torch.bfloat16):
-        print(f'  peak in {str(dtype)[6:]}: {size(runtime.peak_flops(where, dtype))} FLOP/s')
+        print(f'  peak in {str(dtype)[6:]}: {size(runtime.peak_flops(where, dtype), "G")} FLOP/s')
     for name, bench in parts.items():
         if what in ('all', name):
             with tempfile.TemporaryDirectory() as work:

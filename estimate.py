@@ -66,8 +66,8 @@ def memory(model, rows, predicted, device, precision, optimizer, accumulate):
     stream = rows * c.block_size * c.n_embd * 4  # what enters a block, in fp32
     positions = rows * (predicted or c.block_size)
     whole = positions * vocabulary <= loss.CHUNK
-    # fp32 logits, their softmax or gradient, and that in the type of the products
-    logits = min(positions * vocabulary, loss.CHUNK) * 10
+    # the products, logits in fp32, what goes back of them, and that in the type of the products again
+    logits = min(positions * vocabulary, loss.CHUNK) * 12
     parts = dict(
         weights=4 * params,
         gradients=4 * params,
@@ -86,10 +86,11 @@ def memory(model, rows, predicted, device, precision, optimizer, accumulate):
     return parts
 
 
-def rows_that_fit(rows, model, predicted, device, precision, optimizer, world_size):
+def rows_that_fit(model, rows, predicted, device, precision, optimizer, world_size):
     """The most rows of a micro-batch, a divisor of each process's share of the step, that fit into 85 % of free memory."""
     share = rows // world_size
-    free = 0.85 * free_memory(device)
+    # on a CPU malloc keeps a quarter more than there is
+    free = free_memory(device) * (0.85 if device.type == 'cuda' else 0.6)
 
     def peak(n):
         return memory(model, n, predicted, device, precision, optimizer, accumulate=n < share)['peak']
@@ -107,27 +108,49 @@ def free_memory(device):
     return psutil.virtual_memory().available
 
 
-def measured_flops(config, rows, device, precision, seconds=3):
-    """FLOP/s of real forward and backward passes on this machine: of a model with at most two of the layers."""
-    config = replace(config, n_layer=min(config.n_layer, 2))
+def measured_flops(config, rows, device, precision, compile, make_optimizers, seconds=3):
+    """FLOP/s of real training steps on this machine: of a large model's first two layers, on the rows half a second allows."""
+    budget = runtime.peak_flops(device, precision) / 3 * 0.5  # FLOPs, if a third of the peak is reached
+    with torch.device('meta'):
+        if Transformer(config).flops_per_token(config.block_size) * config.block_size > budget:
+            config = replace(config, n_layer=min(config.n_layer, 2))
     model = Transformer(config).to(device)
-    flops = model.flops_per_token(config.block_size)
-    # about half a second a pass, if a third of the peak is reached
-    most = runtime.peak_flops(device, precision) / 3 * 0.5 / (flops * config.block_size)
-    rows = max(1, min(rows, int(most)))
+    per_row = model.flops_per_token(config.block_size) * config.block_size
+    rows = max(1, min(rows, int(budget / per_row)))
     inputs = torch.randint(config.vocab_size, (rows, config.block_size), device=device)
-    done, began = 0, None
-    while began is None or time.time() - began < seconds:
+    forward = torch.compile(model, dynamic=False) if compile else model
+    optimizers = make_optimizers(model, precision)
+
+    def step():
         with runtime.autocast(device, precision):
-            total = model(inputs, targets=inputs)
+            total = forward(inputs, targets=inputs) / inputs.numel()
         total.backward()
-        model.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         total.item()  # waits for a GPU
-        began, done = (time.time(), 0) if began is None else (began, done + 1)  # the first pass warms up
-    return flops * rows * config.block_size * done / (time.time() - began)
+
+    step()  # warms up
+    began, done = time.time(), 0
+    while time.time() - began < seconds:
+        step()
+        done += 1
+    return per_row * rows * done / (time.time() - began)
 
 
-def describe(model, rows, predicted, micro_batches, steps, device, precision, optimizer, world_size):
+def describe(
+    model,
+    rows,
+    predicted,
+    micro_batches,
+    steps,
+    device,
+    precision,
+    optimizer,
+    world_size,
+    compile,
+    make_optimizers,
+):
     """All of it as lines of text. rows: of a micro-batch; micro_batches: of a step, over all processes."""
     c = model.config
     tokens = rows * micro_batches * c.block_size * steps
@@ -140,12 +163,12 @@ def describe(model, rows, predicted, micro_batches, steps, device, precision, op
         f'parameters    {size(model.num_params())}: {size(embeddings)} in embeddings and head, the rest in '
         f'{c.n_layer} layers',
         f'work          {size(tokens)} tokens in {steps:,} steps of {size(tokens / steps)}; {flops:.2e} FLOPs, '
-        f'{size(per_token)} a token, {12 * c.n_layer * c.n_embd * c.block_size / per_token:.0%} of them attention',
-        f'memory        {size(parts["peak"])}B at most a process, {rows} rows of {c.block_size} in '
-        f'{str(precision)[6:]}, not compiled: '
-        + ', '.join(f'{name} {size(n)}B' for name, n in parts.items() if name != 'peak'),
+        f'{size(per_token, "G")} a token, {12 * c.n_layer * c.n_embd * c.block_size / per_token:.0%} of them attention',
+        f'memory        {size(parts["peak"], "G")}B at most a process, {rows} rows of {c.block_size} in '
+        f'{str(precision)[6:]}, before compiling: '
+        + ', '.join(f'{name} {size(n, "G")}B' for name, n in parts.items() if name != 'peak'),
     ]
-    here = measured_flops(c, rows, device, precision)
+    here = measured_flops(c, rows, device, precision, compile, make_optimizers)
     cores = psutil.cpu_count()
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{cores} CPU cores'
     known = next((m for key, m in MACHINES.items() if key in name), None)
@@ -164,7 +187,7 @@ def describe(model, rows, predicted, micro_batches, steps, device, precision, op
         hours = flops / rate / 3600
         fits = 'fits' if parts['peak'] < room else 'too large'
         lines.append(
-            f'{"":14}{name:24}{size(rate):>9}{size(rate / per_token):>10}{clock(3600 * hours):>9}'
+            f'{"":14}{name:24}{size(rate, "G"):>9}{size(rate / per_token):>10}{clock(3600 * hours):>9}'
             f'{hours * count * m["watts"] / 1000:>9.3g}{hours * count * m["dollars"]:>9.3g}{fits:>16}'
         )
     best = math.sqrt(flops / 6 / TOKENS_PER_PARAMETER)

@@ -140,7 +140,9 @@ def main(settings):
         + ', '.join(f'{n:.2f} epochs of data/{name}' for n, name in zip(epochs, meta['mixture'], strict=True))
     )
     if peak:
-        say(f'utilisation is {size(flops_per_token)} FLOPs a token (6 N + 12 L C T) of {size(peak)} FLOP/s')
+        say(
+            f'utilisation is {size(flops_per_token, "G")} FLOPs a token (6 N + 12 L C T) of {size(peak, "G")} FLOP/s'
+        )
     compiled = compile_model(model, where, say)
     forward = compiled
     if torch.distributed.is_initialized():  # averages the gradients over the processes during backward
@@ -226,7 +228,7 @@ def main(settings):
             mark = (step, now)
             say(log_line(record, tokens_per_step))
             monitor.write(**record)
-    say(f'{ending} ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(where))}B)')
+    say(f'{ending} ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(where), "G")}B)')
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -322,8 +324,8 @@ def describe_run(where, precision, world_size):
         model, _, _ = build_model(read_meta(dataset) if known else dict(vocab_size=50257))
     if batch_size == 'auto':
         fit_batch(model, where, precision, world_size)
-    shape = (batch_size, gradient_accumulation_steps, max_iters)
-    return describe(model, hidden_in_row(), *shape, where, precision, optimizer, world_size)
+    work = (batch_size, hidden_in_row(), gradient_accumulation_steps, max_iters)
+    return describe(model, *work, where, precision, optimizer, world_size, compile, make_optimizers)
 
 
 def hidden_in_row():

@@ -162,9 +162,9 @@ def checked(name, value, default, auto, where):
     return value
 
 
-def size(n):
-    """A count for people to read: 950, 12.4K, 124M, 1.56B."""
-    for unit, name in ((1e15, 'P'), (1e12, 'T'), (1e9, 'B'), (1e6, 'M'), (1e3, 'K')):
+def size(n, billion='B'):
+    """A count for people to read: 950, 12.4K, 124M, 1.56B. Bytes and FLOPs have 'G' for a billion."""
+    for unit, name in ((1e15, 'P'), (1e12, 'T'), (1e9, billion), (1e6, 'M'), (1e3, 'K')):
         if n >= unit * 0.9995:  # 999,999 is 1M, not 1e+03K
             return f'{float(f"{n / unit:.3g}"):g}{name}'
     return f'{n:.0f}'
