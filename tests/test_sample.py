@@ -70,6 +70,16 @@ def test_a_prompt_may_stand_in_a_file(cwd, capsys, tmp_path):
     assert text(capsys, f'--start=FILE:{tmp_path}/prompt.txt') == text(capsys, f'--start={prompt}')
 
 
+def test_lines_of_a_file_are_prompts_that_are_continued_together(cwd, capsys, tmp_path):
+    prompts = ['def f(', 'class Größe:', 'import json, re']
+    (tmp_path / 'prompts.txt').write_text('\n'.join(prompts) + '\n', encoding='utf-8')
+    flags = ['--temperature=0', '--num_samples=1']
+    together = samples(capsys, f'--start=LINES:{tmp_path}/prompts.txt', *flags)
+    assert together == [samples(capsys, f'--start={prompt}', *flags)[0] for prompt in prompts]
+    twice = samples(capsys, f'--start=LINES:{tmp_path}/prompts.txt', '--temperature=0', '--num_samples=2')
+    assert sorted(twice) == sorted(together * 2)
+
+
 def test_a_special_token_in_the_prompt_is_that_token(cwd, capsys):
     vocabulary = tokenizer.load('data/tiny')
     ids = [*vocabulary.encode('import '), vocabulary.special['eot']]
