@@ -1,43 +1,34 @@
-"""How fast this project is: training, generation, preparing data; beside nanoGPT and transformers in the same run, as ratios.
+"""How fast this project trains and generates, beside nanoGPT and transformers in the same run, as ratios.
 
     python bench.py --nanogpt=../nanoGPT --shakespeare=FILE  # all, against a checkout of nanoGPT
     python bench.py gpu --nanogpt=../nanoGPT --shakespeare=FILE  # what to measure on one GPU, in its own sizes
     python bench.py train --n_layer=12 --n_head=12 --n_embd=768 --block_size=1024 --batch_size=16 --vocab_size=50304
 
-Machines drift: what is compared takes turns, round by round, and medians are quoted. Both sides run as shipped: the real
-train.py and prepare.py as a user starts them, on the same tokens and the same text. Needs tiktoken's GPT-2 vocabulary
-for `prepare` (from the network or TIKTOKEN_CACHE_DIR).
+Both sides run as shipped: the real train.py as a user starts it, on the same tokens. bench_data.py measures preparing data.
 """
 
 import importlib.util
 import json
-import os
 import pickle
-import random
 import re
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-from config import answer_help, clock, configure, fail, size
+from config import answer_help, configure, fail, size
 
 if __name__ == '__main__':
     answer_help(globals())  # before torch is imported, which takes seconds
 
 import numpy as np
-import psutil
-import tokenizers
 import torch
 
-import dedup
 import generate
 import runtime
-import tokenizer
+from measure import run_measuring_memory, run_script, some_sources, take_turns
 from model import ARCHITECTURES, Config, Transformer
 
 # -----------------------------------------------------------------------------
@@ -52,7 +43,7 @@ block_size = 256
 batch_size = 8
 vocab_size = 4096
 new_tokens = 256  # generated, in one sample
-megabytes = 60  # of text to prepare or to learn a vocabulary from
+megabytes = 100  # of Python source, for 'budget'
 shakespeare = ''  # a file that holds tinyshakespeare, for 'loss'
 minutes = 20  # of nanoGPT's training, for 'budget'
 device = 'auto'  # as in train.py
@@ -72,9 +63,6 @@ def main():
         'bert': bench_bert,
         'generate': bench_generation,
         'batch': bench_batch,
-        'prepare': bench_preparation,
-        'copies': bench_copies,
-        'vocabulary': bench_vocabulary,
     }
     if what not in ('all', 'gpu', *parts):
         fail(f'{what!r} is none of all, gpu, {", ".join(parts)}')
@@ -118,27 +106,6 @@ def model_config():
         return Config(**shape, bias=False, **ARCHITECTURES['gpt2'])
 
 
-def take_turns(title, unit, sides):
-    """Run each side (name -> function that returns a figure) `rounds` times in turn and print medians and ratios."""
-    figures = {name: [] for name in sides}
-    for turn in range(rounds):
-        for name, run in sides.items():
-            began = time.time()
-            figures[name].append(run())
-            print(
-                f'  round {turn + 1}: {name} {figures[name][-1]:,.1f} {unit} in {clock(time.time() - began)}',
-                file=sys.stderr,
-            )
-    print(f'{title}, {unit}, median of {rounds} (lowest to highest)')
-    base = next((name for name in sides if not name.startswith('barelm')), None)
-    for name, values in figures.items():
-        line = f'  {name:38} {statistics.median(values):>10,.1f} ({min(values):,.1f} to {max(values):,.1f})'
-        if base and name != base:
-            ratios = [ours / theirs for ours, theirs in zip(values, figures[base], strict=True)]
-            line += f'   {statistics.median(ratios):.2f} x {base.partition(",")[0]}'
-        print(line, flush=True)
-
-
 # --- time to a loss -------------------------------------------------------------
 
 
@@ -166,7 +133,7 @@ def bench_loss(work, where):
         sides['nanoGPT'] = lambda: timed_run(
             work, work / 'train.py', config, **(NANOGPT_CPU if small else {})
         )
-    take_turns('a run on Shakespeare by letters', 's', sides)
+    take_turns('a run on Shakespeare by letters', 's', sides, rounds)
     print_losses(work, 'shakespeare_char', 'out-shakespeare-char', window, window)
 
 
@@ -234,7 +201,7 @@ def bench_budget(work, where):
     if not nanogpt:
         return print('budget: left out, it needs --nanogpt')
     (work / 'src').mkdir()
-    for number, file in enumerate(some_sources()):
+    for number, file in enumerate(some_sources(megabytes)):
         (work / 'src' / f'{number}.py').write_bytes(file.read_bytes())
     flags = dict(files=work / 'src' / '*.py', tokenizer='bpe', vocab_size=4096, val_fraction=0.01)
     run_script(HERE / 'prepare.py', work, 'code', **flags)
@@ -327,7 +294,7 @@ def bench_training(work, where):
         sides['nanoGPT, its model, bfloat16, compiled'] = lambda: plain_rate(
             their_model, lambda inputs, targets: compiled(inputs, targets)[1], where
         )
-    take_turns('training', 'tokens/s', sides)
+    take_turns('training', 'tokens/s', sides, rounds)
 
 
 def training_shape(where):
@@ -369,7 +336,7 @@ def bench_peak(work, where):
     write_random_tokens(work / 'data' / 'bench', 50257)
     shape = dict(n_layer=12, n_head=12, n_embd=768, block_size=512, batch_size=8, max_iters=8)
     sides = {'barelm, GPT-2': lambda: 100 * our_rate(work, where, 'utilisation', **shape)}
-    take_turns('training GPT-2 124M, 8 x 512, of the peak in bfloat16', '%', sides)
+    take_turns('training GPT-2 124M, 8 x 512, of the peak in bfloat16', '%', sides, rounds)
 
 
 def bench_bert(work, where):
@@ -394,7 +361,7 @@ def bench_bert(work, where):
             sides['transformers' + name] = lambda forward=forward: plain_rate(
                 model, lambda inputs, labels: forward(inputs, labels=labels).loss, where, batch
             )
-    take_turns('training BERT', 'tokens/s', sides)
+    take_turns('training BERT', 'tokens/s', sides, rounds)
 
 
 def bench_memory(work, where):
@@ -414,7 +381,7 @@ def bench_memory(work, where):
     if nanogpt:
         link_nanogpt(work, 'bench')
         sides['nanoGPT'] = lambda: measured(work / 'train.py', 'out-nano')
-    take_turns('memory of training GPT-2 124M, 8 x 1024', 'GB', sides)
+    take_turns('memory of training GPT-2 124M, 8 x 1024', 'GB', sides, rounds)
 
 
 def write_random_tokens(directory, vocab_size, count=1_000_000):
@@ -429,15 +396,6 @@ def write_random_tokens(directory, vocab_size, count=1_000_000):
         train=counts, val=counts, dtype='uint16', vocab_size=vocab_size, tokenizer_hash='', special=special
     )
     (directory / 'meta.json').write_text(json.dumps(meta))
-
-
-def run_script(script, cwd, *words, **flags):
-    """Run a script with --name=value flags -> its stdout; ends the program with its last words if it fails."""
-    command = [sys.executable, str(script), *words, *(f'--{name}={value}' for name, value in flags.items())]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    if done.returncode:
-        fail(f'{" ".join(command)} failed: {(done.stderr.strip() or done.stdout).splitlines()[-1]}')
-    return done.stdout
 
 
 # --- generation -----------------------------------------------------------------
@@ -475,7 +433,7 @@ def bench_generation(work, where):
             sides['transformers, bfloat16, static cache, compiled'] = lambda: rate_of(
                 transformers_generate(prompt, where, static, torch.bfloat16)
             )
-    take_turns(f'generation of {new_tokens} tokens, one sample', 'tokens/s', sides)
+    take_turns(f'generation of {new_tokens} tokens, one sample', 'tokens/s', sides, rounds)
     print_bandwidth(where)
 
 
@@ -544,6 +502,7 @@ def bench_batch(work, where):
         f'16 prompts, {count} tokens each',
         'tokens/s',
         {'barelm, together': together, 'one by one': one_by_one},
+        rounds,
     )
 
 
@@ -559,181 +518,6 @@ def load_nanogpt():
     module = nanogpt_module()
     names = ('block_size', 'vocab_size', 'n_layer', 'n_head', 'n_embd', 'dropout', 'bias')
     return module.GPT(module.GPTConfig(**{name: getattr(model_config(), name) for name in names}))
-
-
-# --- preparing data ---------------------------------------------------------------
-
-
-def bench_preparation(work, where):
-    """MB of text a second from JSON lines to GPT-2 tokens on disk, the whole command, with its peak memory."""
-    text_bytes = write_prose(work / 'text.jsonl')
-    peaks = {}
-
-    def timed(name, *command):
-        began = time.perf_counter()
-        peaks[name] = max(peaks.get(name, 0), run_measuring_memory(command, work))
-        return text_bytes / 1e6 / (time.perf_counter() - began)
-
-    def ours(name, *flags):
-        prepare = (
-            HERE / 'prepare.py',
-            name,
-            f'--files={work}/text.jsonl',
-            '--tokenizer=gpt2',
-            '--val_fraction=0.0005',
-        )
-        return lambda: timed(f'barelm, {name}', *prepare, *flags)
-
-    sides = {
-        'barelm, tokens only': ours('tokens', '--clean=none', '--dedup=none'),
-        'barelm, defaults: basic, near copies': ours('defaults'),
-        'barelm, web rules, near copies': ours('web', '--clean=web', '--languages=en'),
-    }
-    if importlib.util.find_spec('gigatoken'):
-        flags = ('--clean=web', '--languages=en', '--engine=gigatoken')
-        sides['barelm, the same by gigatoken'] = ours('web-gigatoken', *flags)
-    if nanogpt:
-        script = Path(nanogpt, 'data', 'openwebtext', 'prepare.py').read_text()
-        # the same script on local text, with the same vocabulary from one file, on the cores there are
-        local = f'load_dataset("json", data_files="{work}/text.jsonl"'
-        script = script.replace('load_dataset("openwebtext"', local)
-        script = script.replace('get_encoding("gpt2")', 'get_encoding("r50k_base")')
-        script = re.sub(r'num_proc = 8', f'num_proc = {psutil.cpu_count()}', script)
-        # a small val split
-        script = script.replace('total_batches = 1024', 'total_batches = min(1024, len(dset))')
-        (work / 'nanogpt_prepare.py').write_text(script)
-        sides['nanoGPT, tokens only'] = lambda: timed('nanoGPT', work / 'nanogpt_prepare.py')
-    take_turns(f'preparing {text_bytes / 1e6:.0f} MB', 'MB/s', sides)
-    for name, peak in peaks.items():
-        print(f'  peak memory of all processes: {name} {peak / 1e6:,.0f} MB')
-    told = json.loads((work / 'data' / 'web' / 'report.json').read_text())
-    kept = sum(told[split]['documents'] for split in ('train', 'val'))
-    total = sum(told['seconds'].values())
-    stages = ', '.join(f'{stage} {seconds / total:.0%}' for stage, seconds in told['seconds'].items())
-    print(f'  web rules kept {kept / told["documents"]:.0%} of the documents; of the work: {stages}')
-
-
-def write_prose(path):
-    """Pages of English that every machine has: sentences of Python's documentation strings, drawn at random -> their bytes."""
-    sentence = re.compile(r'[A-Z][a-z]+ [a-z][^.!?{}<>_=|`"\\]{20,300}[.!?](?=\s)')
-    sentences = set()
-    for file in sorted(Path(sysconfig.get_paths()['stdlib']).rglob('*.py')):
-        sentences.update(
-            ' '.join(found.split()) for found in sentence.findall(file.read_bytes().decode(errors='ignore'))
-        )
-    draw, sentences, total = random.Random(0), sorted(sentences), 0
-    with open(path, 'w') as out:
-        while total < megabytes * 1e6:
-            paragraphs = [
-                ' '.join(draw.choices(sentences, k=draw.randint(2, 7))) for _ in range(draw.randint(3, 12))
-            ]
-            out.write(json.dumps({'text': '\n\n'.join(paragraphs)}) + '\n')
-            total += len('\n\n'.join(paragraphs).encode())
-    return total
-
-
-# --- copies and vocabularies --------------------------------------------------------
-
-
-def bench_copies(work, where):
-    """MB of text a second into MinHash sketches; datasketch makes 112 hashes of the same shingles, one by one or in bulk."""
-    write_prose(work / 'text.jsonl')
-    lines = (work / 'text.jsonl').read_text().splitlines()[:2000]
-    texts = [json.loads(line)['text'] for line in lines]
-    size = sum(map(len, texts)) / 1e6
-
-    def timed(function):
-        began = time.perf_counter()
-        function()
-        return size / (time.perf_counter() - began)
-
-    dedup.lower_words(texts[:1])  # which makes a table of all characters, once
-    sides = {'barelm': lambda: timed(lambda: dedup.sketches(texts, dedup.lower_words(texts)))}
-    if importlib.util.find_spec('datasketch'):
-        from datasketch import MinHash
-
-        def shingles(text):
-            words = re.findall(r'\w+', text.lower())
-            return [' '.join(words[i : i + 5]).encode() for i in range(len(words) - 4)]
-
-        def one_by_one():
-            for text in texts:
-                sketch = MinHash(num_perm=112)
-                for shingle in shingles(text):
-                    sketch.update(shingle)
-
-        sides['datasketch, one by one'] = lambda: timed(one_by_one)
-        sides['datasketch, in bulk'] = lambda: timed(lambda: MinHash.bulk(map(shingles, texts), num_perm=112))
-    take_turns('MinHash, one process', 'MB/s', sides)
-
-
-def bench_vocabulary(work, where):
-    """MB of text a second into a BPE of 32,768 tokens; beside the library called directly, and nanochat's rustbpe."""
-    texts = [file.read_bytes().decode(errors='ignore') for file in some_sources()]
-    size = sum(len(text.encode()) for text in texts) / 1e6
-
-    def timed(learn):
-        began = time.perf_counter()
-        learn()
-        return size / (time.perf_counter() - began)
-
-    def library():
-        learned = tokenizers.Tokenizer(tokenizers.models.BPE())
-        learned.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-        trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=32768, initial_alphabet=alphabet, show_progress=False
-        )
-        learned.train_from_iterator(texts, trainer)
-
-    sides = {'barelm': lambda: timed(lambda: tokenizer.learn('bpe', iter(texts), 32768))}
-    sides['tokenizers, called directly'] = lambda: timed(library)
-    if importlib.util.find_spec('rustbpe'):
-        import rustbpe
-
-        sides['rustbpe'] = lambda: timed(lambda: rustbpe.Tokenizer().train_from_iterator(iter(texts), 32768))
-    take_turns(f'learning a BPE of 32,768 from {size:.0f} MB', 'MB/s', sides)
-
-
-def some_sources():
-    """Python source files of this machine until there are `megabytes` of them."""
-    total = 0
-    for root in (sysconfig.get_paths()['stdlib'], sysconfig.get_paths()['purelib']):
-        for file in sorted(Path(root).rglob('*.py')):
-            if total < megabytes * 1e6:
-                total += file.stat().st_size
-                yield file
-
-
-def run_measuring_memory(command, cwd):
-    """Run a Python script to its end -> the highest sum of the resident memory of it and its children, in bytes."""
-    peak, finished = 0, threading.Event()
-    environment = {
-        'HF_HOME': str(cwd / f'cache-{time.time()}')
-    }  # datasets would find its last result in a cache
-    process = psutil.Popen(
-        [sys.executable, *map(str, command)], cwd=cwd, env=os.environ | environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-    def watch():
-        nonlocal peak
-        while not finished.wait(0.1):
-            try:
-                peak = max(
-                    peak, sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])
-                )
-            except psutil.Error:
-                pass  # a child ended while it was looked at
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    _, errors = process.communicate()
-    finished.set()
-    watcher.join()
-    if process.returncode:
-        fail(f'{" ".join(map(str, command))} failed: {errors.strip().splitlines()[-1]}')
-    return peak
 
 
 if __name__ == '__main__':
