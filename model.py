@@ -406,6 +406,10 @@ class Transformer(nn.Module):
                 weights[name] = torch.cat(
                     (weights[name], weights[name].new_zeros(missing, *weights[name].shape[1:]))
                 )
+        if len({name.split('.')[1] for name in weights if name.startswith('blocks.')}) != config.n_layer:
+            raise ValueError(
+                f'the weights of {source} do not have the {config.n_layer} layers of its config.json'
+            )
         model = cls(config)
         try:
             model.load_state_dict(weights)
