@@ -20,7 +20,7 @@ import runtime
 from config import fail, reason
 
 STOPPED = (
-    75  # exit code (sysexits.h: EX_TEMPFAIL) of a run that ended before its time: the same command goes on
+    75  # exit code (EX_TEMPFAIL of sysexits.h) of a run that ended before its time: the same command goes on
 )
 GO_ON = 'go on with the same command and --init_from=resume'
 SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
@@ -63,7 +63,7 @@ class Watch:
                 numbers = self.inbox.recv(100)
                 if not numbers:  # closed
                     return
-                for number in numbers:
+                for number in set(numbers) & set(SIGNALS):
                     self.receive(number)
             elif self.others and time.monotonic() - self.moved > self.timeout:
                 self.leave(f'no answer from another process for {self.timeout} s; {GO_ON}', STOPPED)
@@ -80,12 +80,9 @@ class Watch:
 
     def last_words(self, kind, error, trace):
         """sys.excepthook: that another process is gone is one line, not a traceback."""
-        if (
-            'RANK' in os.environ
-            and issubclass(kind, RuntimeError)
-            and re.search('gloo|nccl|connect|timed? ?out', str(error).lower())
-        ):
-            self.leave(f'another process is gone; {GO_ON}', STOPPED)
+        lost = re.search('gloo|nccl|connect|timed? ?out', str(error), re.IGNORECASE)
+        if 'RANK' in os.environ and issubclass(kind, RuntimeError) and lost:
+            self.leave(f'another process is gone ({reason(error)[:100]}); {GO_ON}', STOPPED)
         self.hook(kind, error, trace)
 
     def leave(self, why, code):

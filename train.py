@@ -45,7 +45,7 @@ from pretrained import PRETRAINED
 # the run
 out_dir = 'out'
 init_from = (
-    'scratch'  # 'resume', 'auto' (resume if there is a checkpoint), 'gpt2-medium', a directory with a model
+    'scratch'  # 'resume', 'auto' (resume if possible), a name such as 'gpt2-medium', a directory with a model
 )
 seed = 1337  # of the weights, the order of the data, masks and dropout
 eval_interval = 2000  # steps between evaluations, each followed by a checkpoint
@@ -53,9 +53,7 @@ eval_iters = 200  # batches of each split in an evaluation, always the same ones
 eval_only = False  # evaluate once and stop
 estimate = False  # tell what the run will take, and stop
 always_save_checkpoint = True  # False: only when the validation loss improves
-save_interval = (
-    0  # steps between checkpoints apart from those of evaluations: what a crash costs at most; 0: none
-)
+save_interval = 0  # steps between checkpoints besides evaluations': what a crash costs; 0: none
 keep = 1  # of the newest checkpoints are kept, and the best
 patience = 0  # stop after so many evaluations without improvement; 0: never
 log_interval = 1  # steps between log lines
@@ -69,9 +67,7 @@ batch_size = (
 )
 block_size = 1024  # tokens in a row
 gradient_accumulation_steps = 5 * 8  # micro-batches in a step, over all processes
-verify_data = (
-    False  # compare the files with the hashes in meta.json first; their sizes and ids are always checked
-)
+verify_data = False  # compare the hashes in meta.json first; sizes and ids are always checked
 # objective
 objective = 'causal'  # 'causal' predicts the next token (GPT), 'masked' the hidden ones (BERT)
 mask_ratio = 0.15  # of the tokens of a row are hidden; evaluation always hides 0.15
@@ -94,9 +90,7 @@ weight_decay = 1e-1  # of matrices only
 beta1 = 0.9
 beta2 = 0.95
 grad_clip = 1.0  # clip the norm of the gradient to this; 0: do not
-max_bad_steps = (
-    10  # in a row without a finite loss and norm, each left out: back to a checkpoint, with other data
-)
+max_bad_steps = 10  # in a row, without a finite loss and norm: back to a checkpoint; 0: never
 # learning rate over the steps
 decay_lr = True  # False: learning_rate throughout, without warm-up
 schedule = 'cosine'  # after the warm-up: 'cosine' or 'linear' down to min_lr, 'constant', or 'wsd' (constant, then linear)
@@ -180,11 +174,8 @@ def main(settings):
     gc.collect()
     gc.freeze()
     gc.disable()  # it would stop each process at another moment, and a step leaves it nothing to find
-    health, began, mark = (
-        faults.Health(where),
-        time.time(),
-        None,
-    )  # mark: (step, time) to measure the speed from
+    began, mark = time.time(), None  # mark: (step, time) since which the speed is measured
+    health = faults.Health(where)
     saved_step, back_at = state['step'], None  # back_at: the checkpoint that was gone back to
     while True:
         step = state['step']
@@ -301,10 +292,9 @@ def check_settings(settings, world_size):
     ):
         if globals()[setting] < 1:
             fail(f'{setting} = {globals()[setting]} should be at least 1')
-    whole = [name for name in settings if isinstance(settings[name], int)]
-    for setting in whole:
-        if not -(2**31) < globals()[setting] < 2**31:
-            fail(f'{setting} = {globals()[setting]} is no number for it')
+    for setting, value in settings.items():
+        if isinstance(value, int) and abs(value) >= 2**31:
+            fail(f'{setting} = {value} should be less than 2 ** 31')
     if gradient_accumulation_steps % world_size:
         fail(
             f'gradient_accumulation_steps = {gradient_accumulation_steps} is not divisible by {world_size} processes'
@@ -427,7 +417,7 @@ def learning_rate_at(step):
 
 
 def step_batches(data, meta, where, rank, world_size, step):
-    """{number: batch} of this process's micro-batches of a step, counted with those passed over: numbered through, dealt out in turn."""
+    """{number: batch} of the micro-batches of a step that are this process's: numbered through the run, dealt out in turn."""
     first = step * gradient_accumulation_steps
     numbers = range(first + rank, first + gradient_accumulation_steps, world_size)
     return {number: runtime.pin(make_batch(data['train'], number, seed, meta), where) for number in numbers}
