@@ -45,7 +45,7 @@ from pretrained import PRETRAINED
 # the run
 out_dir = 'out'
 init_from = (
-    'scratch'  # 'resume', 'auto' (resume if possible), a name such as 'gpt2-medium', a directory with a model
+    'scratch'  # 'resume', 'auto' (resume if possible), a name as 'gpt2-medium', a directory with a model
 )
 seed = 1337  # of the weights, the order of the data, masks and dropout
 eval_interval = 2000  # steps between evaluations, each followed by a checkpoint
