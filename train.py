@@ -44,9 +44,7 @@ from pretrained import PRETRAINED
 # -----------------------------------------------------------------------------
 # the run
 out_dir = 'out'
-init_from = (
-    'scratch'  # 'resume', 'auto' (resume if possible), a name as 'gpt2-medium', a directory with a model
-)
+init_from = 'scratch'  # 'resume', 'auto' (resume if possible), a name as 'gpt2-xl', a directory with a model
 seed = 1337  # of the weights, the order of the data, masks and dropout
 eval_interval = 2000  # steps between evaluations, each followed by a checkpoint
 eval_iters = 200  # batches of each split in an evaluation, always the same ones
