@@ -4,28 +4,36 @@
     tokenizer.json or tokenizer.txt    its vocabulary; tokenizer_config.json, of conversations, the chat template
     optimizer.pt                       optimizer and gradient scaler, tensors only
     state.json                         step, losses, settings, vocabulary
+    SHA256SUMS                         of all of these, as `sha256sum -c SHA256SUMS` reads it; written last
 
-It is written beside its place and renamed when complete: what bears the name is whole. The newest is kept and the best.
+It is written beside its place and renamed when complete: what bears the name was whole once, and is taken only if it
+still is. At every instant a whole one is in its place, once there has been one.
 """
 
 import json
+import math
 import os
 import re
 import shutil
+import sys
+import warnings
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 
 import tokenizer
-from config import fail, reason
+from config import fail, reason, sha256
 from model import Transformer
 from pretrained import PRETRAINED
 from runtime import user_errors
 
+SUMS = 'SHA256SUMS'
+FILES = ('config.json', 'model.safetensors', 'optimizer.pt', 'state.json')  # that each has
 
-def save(out_dir, state, model, optimizers, scaler, vocabulary_dir):
-    """Write the checkpoint of state['step'], then delete those that are neither the newest nor the best -> its path."""
+
+def save(out_dir, state, model, optimizers, scaler, vocabulary_dir, keep=1):
+    """Write the checkpoint of state['step'], then delete those that are neither the `keep` newest nor the best -> its path."""
     final = Path(out_dir, f'step-{state["step"]:08d}')
     partial = Path(out_dir, f'.{final.name}.partial')
     try:
@@ -38,29 +46,31 @@ def save(out_dir, state, model, optimizers, scaler, vocabulary_dir):
         tensors = {'optimizers': [o.state_dict() for o in optimizers], 'scaler': scaler.state_dict()}
         torch.save(tensors, partial / 'optimizer.pt')
         (partial / 'state.json').write_text(json.dumps(state, indent=2) + '\n')
-        for path in partial.iterdir():
+        (partial / SUMS).write_text(''.join(f'{sha256(p)}  {p.name}\n' for p in sorted(partial.iterdir())))
+        for path in (*partial.iterdir(), partial):
             flush(path)
-        if final.exists() and read_state(final)['run'] == state['run']:  # resumed from: the very same weights
-            os.replace(partial / 'state.json', final / 'state.json')
-            shutil.rmtree(partial)
-        else:
-            remove(final)  # an earlier run's
-            partial.rename(final)
+        if (
+            final.exists()
+        ):  # an earlier run's, or one that is evaluated only now: it stays in sight until the new one is
+            remove(old := final.with_suffix('.old'))
+            final.rename(old)
+        partial.rename(final)
         flush(out_dir)
+        prune(out_dir, final, state['run'], keep)
     # a full disk is a RuntimeError to torch and a SafetensorError to safetensors
     except (OSError, RuntimeError, SafetensorError) as e:
         shutil.rmtree(partial, ignore_errors=True)
-        fail(f'cannot write the checkpoint {final}: {reason(e)}')
-    states = {path: read_state(path) for path in every(out_dir)}
-    own = [
-        path
-        for path in states
-        if states[path]['run'] == state['run'] and states[path]['val_loss'] is not None
-    ]
-    kept = {final, min(own, key=lambda path: states[path]['val_loss'], default=final)}
+        fail(f'cannot write the checkpoint {final}: {reason(e)}; those before it are as they were')
+    return final
+
+
+def prune(out_dir, newest, run, keep):
+    """Delete all but the `keep` newest of a run and its best; also what is newer, which it has gone back from."""
+    states = {path: state for path in every(out_dir) if (state := readable_state(path))}
+    own = [path for path in states if states[path]['run'] == run and path <= newest]
+    kept = {*own[-keep:], min(reversed(own), key=lambda path: loss_of(states[path]))}
     for path in states.keys() - kept:  # an earlier run's as well, once this one has something to show
         remove(path)
-    return final
 
 
 def remove(path):
@@ -81,37 +91,89 @@ def flush(path):
         os.close(descriptor)
 
 
-def every(out_dir):
-    """All complete checkpoints of a run, oldest first."""
-    out_dir = Path(out_dir)
-    found = sorted(out_dir.iterdir()) if out_dir.is_dir() else []
-    return [
-        path for path in found if re.fullmatch(r'step-\d{8}', path.name) and (path / 'state.json').exists()
-    ]
+def every(out_dir, run=None):
+    """All checkpoints of a directory, or of one run in it, oldest first, whole or damaged.
+
+    One that ends in .old is about to be replaced by another of its step.
+    """
+    try:
+        found = [path for path in Path(out_dir).iterdir() if re.fullmatch(r'step-\d{8}(\.old)?', path.name)]
+    except OSError:
+        return []
+    found.sort(key=lambda path: (path.stem, not path.suffix))
+    return [path for path in found if run is None or (readable_state(path) or {}).get('run') == run]
 
 
-def latest(out_dir):
-    """The newest checkpoint of a run; ends the program if there is none."""
-    found = every(out_dir)
-    if not found:
-        fail(f'there is no checkpoint in {out_dir}; train one first, or name another --out_dir')
-    return found[-1]
+def damage(path, but=()):
+    """What is wrong with a checkpoint, in a few words; '' if all its files but some are what was written."""
+    try:
+        lines = Path(path, SUMS).read_text().splitlines()
+        sums = {name: digest for digest, name in (line.split('  ') for line in lines)}
+        for name in (*FILES, *sums):
+            if name not in but and sha256(Path(path, name)) != sums.get(name):
+                return f'{name} is not what {SUMS} says'
+    except OSError as e:
+        return f'{Path(e.filename or path).name}: {reason(e)}'
+    except ValueError:
+        return f'{SUMS} is damaged'
+    return '' if readable_state(path) else 'state.json is damaged'
+
+
+def first_whole(paths, out_dir, but=()):
+    """The first of some checkpoints that is whole, telling which were passed over; ends the program if none is."""
+    damaged = []
+    for path in paths:
+        if not (wrong := damage(path, but)):
+            for line in damaged:
+                print(f'passed over {line}', file=sys.stderr, flush=True)
+            return path
+        damaged.append(f'{path}, which is damaged: {wrong}')
+    if damaged:
+        fail(f'no checkpoint in {out_dir} is whole: ' + '; '.join(damaged))
+    fail(f'there is no checkpoint in {out_dir}; train one first, or name another --out_dir')
+
+
+def latest(out_dir, run=None):
+    """The newest whole checkpoint of a directory, or of one run in it; ends the program if there is none."""
+    return first_whole(reversed(every(out_dir, run)), out_dir)
 
 
 def best(out_dir):
-    """The checkpoint with the lowest validation loss; the newest if none was evaluated. A checkpoint is its own best."""
+    """The whole checkpoint with the lowest validation loss; the newest if none was evaluated. A checkpoint is its own best.
+
+    Its optimizer.pt is not looked at, and may be deleted.
+    """
     if Path(out_dir, 'state.json').exists():
-        return Path(out_dir)
-    evaluated = [path for path in every(out_dir) if read_state(path)['val_loss'] is not None]
-    return min(evaluated, key=lambda path: read_state(path)['val_loss']) if evaluated else latest(out_dir)
+        paths = [Path(out_dir)]
+    else:  # those that cannot be read come first, and are told
+        states = {path: readable_state(path) for path in reversed(every(out_dir))}
+        paths = sorted(states, key=lambda path: loss_of(states[path]) if states[path] else -math.inf)
+    return first_whole(paths, out_dir, but=('optimizer.pt',))
+
+
+def loss_of(state):
+    """The validation loss of a checkpoint, infinite if it has none."""
+    loss = state['val_loss']
+    return loss if loss is not None and math.isfinite(loss) else math.inf
+
+
+def readable_state(path):
+    """state.json of a checkpoint as a dict, None if it is damaged."""
+    number = (int, float, type(None))
+    form = dict(step=int, run=str, val_loss=number, best_val_loss=number, best_step=int, rows=int, ahead=int)
+    form |= dict(settings=dict, tokenizer_hash=str, special=dict, mixture=dict, data_hash=dict)
+    try:
+        state = json.loads(Path(path, 'state.json').read_text())
+        whole = all(isinstance(state[name], kind) for name, kind in form.items())
+        counts = [state[name] for name, kind in form.items() if kind is int]
+        return state if whole and 0 <= min(counts) and max(counts) < 2**40 else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def read_state(path):
-    """state.json of a checkpoint as a dict."""
-    try:
-        return json.loads(Path(path, 'state.json').read_text())
-    except (OSError, ValueError) as e:
-        fail(f'the checkpoint {path} is damaged: state.json: {e}')
+    """state.json of a checkpoint as a dict; ends the program if it is damaged."""
+    return readable_state(path) or fail(f'the checkpoint {path} is damaged: state.json')
 
 
 def find(init_from, out_dir):
@@ -137,20 +199,31 @@ def load_vocabulary(source):
 def load_model(source, **changes):
     """`Transformer.from_pretrained`, ending the program with one line where that raises."""
     with user_errors():
-        return Transformer.from_pretrained(source, **changes)
+        try:
+            return Transformer.from_pretrained(source, **changes)
+        # a config.json may say anything
+        except (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
+            raise ValueError(f'{source} holds no model that can be made: {reason(e)[:200]}') from None
 
 
 def load_optimizers(path, optimizers, scaler):
     """Put the optimizers and the scaler back into the state they had."""
     try:
-        saved = torch.load(Path(path, 'optimizer.pt'), map_location='cpu', weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # about pickles that torch has not written
+            saved = torch.load(Path(path, 'optimizer.pt'), map_location='cpu', weights_only=True)
         for optimizer, state in zip(optimizers, saved['optimizers'], strict=True):
             chosen = [{k: v for k, v in group.items() if k != 'params'} for group in optimizer.param_groups]
             optimizer.load_state_dict(state)
             for group, settings in zip(optimizer.param_groups, chosen, strict=True):
                 group |= settings  # those of this command, not of the one that saved
+            for p, values in optimizer.state.items():  # which torch leaves unchecked
+                if any(value.dim() and value.shape != p.shape for value in values.values()):
+                    raise ValueError('its tensors have other shapes than the weights')
         if saved['scaler']:  # empty unless both runs are in fp16
             scaler.load_state_dict(saved['scaler'])
     # a damaged zip file, a foreign pickle, tensors of other shapes: many types, one meaning
     except Exception as e:
-        fail(f'cannot load {path}/optimizer.pt: {reason(e)[:200]}')
+        # torch advises to load without the protection
+        why = 'it is no file of tensors' if 'weights_only' in str(e) else reason(e)[:200]
+        fail(f'cannot load {path}/optimizer.pt: {why}')

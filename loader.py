@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import fail
+from config import fail, sha256
 from words import mix
 
 
@@ -74,14 +74,35 @@ def directory_meta(name):
         meta = json.loads(path.read_text())
         if 'mixture' in meta:
             _ = list(meta['mixture'].items())[0]
-        else:
-            _ = np.dtype(meta['dtype']), meta['train']['tokens'], meta['val']['tokens']
-            _ = meta['vocab_size'], meta['special'], meta['tokenizer_hash']
+        elif not is_whole(meta):
+            raise ValueError
         return meta
     except OSError:
         fail(f'there is no data set in data/{name}; make it first: python prepare.py {name}')
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         fail(f'{path} is damaged; make the data set again: python prepare.py {name}')
+
+
+def is_whole(meta):
+    """Whether a meta.json tells what is read of it, in the form that it should have."""
+    counts = [meta[split]['tokens'] for split in ('train', 'val')] + [meta['vocab_size']]
+    ids, hashes = list(meta['special'].values()), list(meta.get('sha256', {}).values())
+    return (
+        meta['dtype'] in ('uint16', 'uint32')
+        and all(type(n) is int and n >= 0 for n in counts + ids)
+        and max(ids, default=0) < meta['vocab_size'] <= 2**32
+        and all(isinstance(text, str) for text in [meta['tokenizer_hash'], *hashes])
+    )
+
+
+def verify(dataset):
+    """Compare the files of a data set with the hashes in its meta.json; ends the program with one line where they differ."""
+    for name in mixture(dataset):
+        hashes = directory_meta(name).get('sha256') or fail(f'data/{name}/meta.json has no hashes to verify')
+        for file, digest in hashes.items():
+            path = Path('data', name, file)
+            if not path.is_file() or sha256(path) != digest:
+                fail(f'{path} is not what meta.json says; make it again: python prepare.py {name}')
 
 
 def open_mixture(dataset, split, block_size):

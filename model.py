@@ -7,7 +7,7 @@ model = Transformer.from_pretrained('out/step-00001000')     # a directory saved
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -63,6 +63,10 @@ class Config:
     bigrams: int = 0  # rows of an embedding of hashed pairs, each token and the one before it; 0: none
 
     def __post_init__(self):
+        for field in fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise ValueError(f'{field.name} = {value!r} should be {kind.__name__}')
         for name in ('vocab_size', 'block_size', 'n_layer', 'n_head', 'n_embd'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} = {getattr(self, name)} should be at least 1')
@@ -406,6 +410,10 @@ class Transformer(nn.Module):
                 weights[name] = torch.cat(
                     (weights[name], weights[name].new_zeros(missing, *weights[name].shape[1:]))
                 )
+        if len({name.split('.')[1] for name in weights if name.startswith('blocks.')}) != config.n_layer:
+            raise ValueError(
+                f'the weights of {source} do not have the {config.n_layer} layers of its config.json'
+            )
         model = cls(config)
         try:
             model.load_state_dict(weights)

@@ -13,14 +13,28 @@ class Monitor:
         self.active, self.wandb = active, None
         if not active:
             return
-        self.path.write_text(''.join(line for line in self.lines() if json.loads(line)['step'] < first_step))
+        self.begin_at(first_step)
         if settings['wandb_log']:
             self.start_wandb(settings)
 
-    def lines(self):
-        """The whole lines of metrics.jsonl; a crash may have left half of one."""
-        text = self.path.read_text() if self.path.exists() else ''
-        return [line for line in text.splitlines(keepends=True) if line.endswith('}\n')]
+    def begin_at(self, step):
+        """Drop what was told of this step and those after it: they are made again."""
+        if self.active:
+            partial = self.path.with_name('.metrics.partial')
+            partial.write_text(''.join(json.dumps(r) + '\n' for r in self.records() if r['step'] < step))
+            partial.replace(self.path)
+
+    def records(self):
+        """What metrics.jsonl holds; a crash may have left half a line, a disk anything."""
+        records = []
+        for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
+            try:
+                record = json.loads(line)
+                if 'step' in record and all(isinstance(v, int | float | None) for v in record.values()):
+                    records.append(record)
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                pass
+        return records
 
     def write(self, **record):
         """Append a record; it has at least `step`, the updates made so far."""
@@ -51,7 +65,7 @@ class Monitor:
 
     def plot(self):
         """Draw the losses of metrics.jsonl into loss.png."""
-        records = [json.loads(line) for line in self.lines()] if self.active else []
+        records = self.records() if self.active else []
         if len(records) < 2:
             return
         try:

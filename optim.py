@@ -30,7 +30,10 @@ class Muon(torch.optim.Optimizer):
     lr: length of a step, of a matrix whose singular values are 1. momentum: Nesterov's. weight_decay: as of AdamW. dtype: of
     the products of matrices, for which bf16 is exact enough where the hardware has it.
     parts: of a group, the rows of the matrices that are stacked in each of its own, such as those of queries, keys, values.
+    found_inf: as of torch's fused optimizers, where this tensor holds 1.0 a step leaves everything as it is.
     """
+
+    found_inf = torch.zeros(())
 
     def __init__(self, groups, lr, momentum=0.95, weight_decay=0.0, dtype=torch.bfloat16):
         super().__init__(groups, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
@@ -40,12 +43,15 @@ class Muon(torch.optim.Optimizer):
     def step(self):
         for group in self.param_groups:
             params = group['params']
-            grads = [p.grad for p in params]
             momenta = [self.state[p].setdefault('momentum', torch.zeros_like(p)) for p in params]
+            bad = (self.found_inf > 0).to(params[0].device)
+            # in place of a bad gradient the momentum itself, which their mean then leaves exactly as it is
+            grads = [torch.where(bad, momentum, p.grad) for p, momentum in zip(params, momenta, strict=True)]
             torch._foreach_lerp_(momenta, grads, 1 - group['momentum'])
             ahead = torch.stack(torch._foreach_lerp(grads, momenta, group['momentum']))  # (n, rows, cols)
             steps = torch.cat([self.steps_of(part) for part in ahead.split(group['parts'], dim=1)], dim=1)
-            torch._foreach_mul_(params, 1 - group['lr'] * group['weight_decay'])
+            steps = torch.where(bad, 0, steps)
+            torch._foreach_mul_(params, torch.where(bad, 1.0, 1 - group['lr'] * group['weight_decay']))
             torch._foreach_add_(params, list(steps.to(params[0].dtype).unbind()), alpha=-group['lr'])
 
     def steps_of(self, matrices):

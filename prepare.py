@@ -17,7 +17,6 @@ copies of others, which are for validation. `join` writes the tokens of those th
 
 import contextlib
 import glob
-import hashlib
 import itertools
 import json
 import os
@@ -38,7 +37,7 @@ import report
 import shard
 import sources as readers
 import tokenizer as vocabularies
-from config import configure, fail, own_settings, progress, reason
+from config import configure, fail, own_settings, progress, reason, sha256
 from loader import mixture
 from merge import cut_document, decide, join, open_shards
 from parallel import RANK
@@ -305,14 +304,6 @@ def publish(partial, final, meta):
         if path.name != 'meta.json':
             os.replace(path, final / path.name)
     os.replace(partial / 'meta.json', final / 'meta.json')
-
-
-def sha256(path):
-    with open(path, 'rb') as f:
-        digest = hashlib.sha256()
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 if __name__ == '__main__':

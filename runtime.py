@@ -2,12 +2,14 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import shutil
 import sys
 import sysconfig
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -111,13 +113,17 @@ def why_not_compile(device):
     return 'torch.compile is young on MPS' if device.type == 'mps' else ''
 
 
-def join_processes(backend, device):
-    """Join the other processes if torchrun started this one -> (rank, world_size)."""
+def join_processes(backend, device, timeout):
+    """Join the other processes if torchrun started this one -> (rank, world_size).
+
+    timeout: seconds that a process waits for another before it says so itself (faults.py); a little later torch ends it.
+    """
     if 'RANK' not in os.environ:
         return 0, 1
     backend = backend or ('nccl' if device.type == 'cuda' else 'gloo')
     # gloo beside nccl, for the few numbers that live on the host
-    torch.distributed.init_process_group('cpu:gloo,cuda:nccl' if backend == 'nccl' else backend)
+    backends = 'cpu:gloo,cuda:nccl' if backend == 'nccl' else backend
+    torch.distributed.init_process_group(backends, timeout=timedelta(seconds=timeout + 10))
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
@@ -126,6 +132,35 @@ def sum_over_processes(tensor):
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(tensor)
     return tensor
+
+
+def highest_of_processes(number):
+    """The highest that any process gives, an int."""
+    tensor = torch.tensor(number)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    return int(tensor)
+
+
+def by_rank_0(function, *args):
+    """What a function returns, as JSON can hold it, in all processes; only that of rank 0 calls it.
+
+    Where it ends the program there, with a line that says why, the others end as well. They wait for it.
+    """
+    if not torch.distributed.is_initialized():
+        return function(*args)
+    told, ending = b'', None
+    if torch.distributed.get_rank() == 0:
+        try:
+            told = json.dumps(function(*args)).encode()
+        except SystemExit as e:
+            ending = e
+    length = highest_of_processes(len(told))
+    letters = torch.frombuffer(bytearray(told.ljust(max(length, 1))), dtype=torch.uint8)
+    torch.distributed.broadcast(letters, 0)
+    if not length:
+        raise ending or SystemExit(2)
+    return json.loads(bytes(letters.tolist()))
 
 
 def pin(batch, device):

@@ -7,16 +7,16 @@
     python train.py config/quickstart.py --init_from=resume               # go on after Ctrl-C or a crash
     python train.py config/gpt2_124m.py --estimate                        # memory, time and money it takes, before it runs
 
-Writes checkpoints, metrics.jsonl and loss.png into out_dir. Ctrl-C finishes the step, saves and says how to go on.
+Writes checkpoints, metrics.jsonl and loss.png into out_dir. Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and say how
+to go on. Exit codes: 0 done, or stopped by Ctrl-C; 2 a mistake, or nothing to be saved in; 75 stopped by another signal or
+by the loss of a process: the same command goes on.
 """
 
 import functools
 import gc
-import itertools
 import math
 import os
 import signal
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -31,10 +31,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 import checkpoint
+import faults
 import objectives
 import runtime
 from estimate import describe, rows_that_fit
-from loader import mixed_rows, open_mixture, read_meta, windows
+from loader import mixed_rows, open_mixture, read_meta, verify, windows
 from model import ARCHITECTURES, Config, Transformer
 from monitor import Monitor
 from optim import Muon, muon_groups
@@ -43,13 +44,15 @@ from pretrained import PRETRAINED
 # -----------------------------------------------------------------------------
 # the run
 out_dir = 'out'
-init_from = 'scratch'  # 'scratch', 'resume', a name such as 'gpt2-medium', or a directory with a model or a checkpoint
+init_from = 'scratch'  # 'resume', 'auto' (resume if possible), a name as 'gpt2-xl', a directory with a model
 seed = 1337  # of the weights, the order of the data, masks and dropout
 eval_interval = 2000  # steps between evaluations, each followed by a checkpoint
 eval_iters = 200  # batches of each split in an evaluation, always the same ones
 eval_only = False  # evaluate once and stop
 estimate = False  # tell what the run will take, and stop
 always_save_checkpoint = True  # False: only when the validation loss improves
+save_interval = 0  # steps between checkpoints besides evaluations': what a crash costs; 0: none
+keep = 1  # of the newest checkpoints are kept, and the best
 patience = 0  # stop after so many evaluations without improvement; 0: never
 log_interval = 1  # steps between log lines
 wandb_log = False  # to Weights & Biases too
@@ -62,6 +65,7 @@ batch_size = (
 )
 block_size = 1024  # tokens in a row
 gradient_accumulation_steps = 5 * 8  # micro-batches in a step, over all processes
+verify_data = False  # compare the hashes in meta.json first; sizes and ids are always checked
 # objective
 objective = 'causal'  # 'causal' predicts the next token (GPT), 'masked' the hidden ones (BERT)
 mask_ratio = 0.15  # of the tokens of a row are hidden; evaluation always hides 0.15
@@ -84,6 +88,7 @@ weight_decay = 1e-1  # of matrices only
 beta1 = 0.9
 beta2 = 0.95
 grad_clip = 1.0  # clip the norm of the gradient to this; 0: do not
+max_bad_steps = 10  # in a row, without a finite loss and norm: back to a checkpoint; 0: never
 # learning rate over the steps
 decay_lr = True  # False: learning_rate throughout, without warm-up
 schedule = 'cosine'  # after the warm-up: 'cosine' or 'linear' down to min_lr, 'constant', or 'wsd' (constant, then linear)
@@ -99,6 +104,8 @@ activation_checkpointing = (
     False  # compute layers again in the backward pass: far less memory, a third more time
 )
 backend = ''  # of torch.distributed: 'nccl', 'gloo'; '' is nccl on CUDA, gloo elsewhere
+hang_timeout = 600  # seconds that a process waits for the others, be it while one saves; then the run ends
+requeue = False  # on SIGUSR1, as of Slurm's --signal=USR1@120: put the job back into its queue
 # -----------------------------------------------------------------------------
 
 SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
@@ -106,30 +113,38 @@ SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
 
 def main(settings):
     # The machine and the data: what can be wrong is found before the first expensive step.
+    watch = faults.Watch(hang_timeout)
     where = runtime.choose_device(device)
     precision = runtime.choose_dtype(dtype, where)
-    rank, world_size = runtime.join_processes(backend, where)
+    rank, world_size = runtime.join_processes(backend, where, hang_timeout)
     say = functools.partial(print, flush=True) if rank == 0 else lambda *words: None
-    check_settings(world_size)
+    check_settings(settings, world_size)
     if estimate:
-        return say(describe_run(where, precision, world_size))
+        say(describe_run(where, precision, world_size))
+        return watch.end()
     meta = read_meta(dataset)
+    if verify_data:
+        runtime.by_rank_0(verify, dataset)
     data = {split: open_mixture(dataset, split, block_size) for split in ('train', 'val')}
 
     # The model, new or from what was saved.
     torch.manual_seed(seed)
-    model, state, saved = build_model(meta)
-    if rank == 0 and not eval_only:
-        make_out_dir()
+    start, resuming = runtime.by_rank_0(faults.choose_start, init_from, out_dir)
+    model, state = build_model(start, resuming, meta)
     model.to(where)
     if batch_size == 'auto':
         settings |= fit_batch(model, where, precision, world_size)
+    rows = batch_size * gradient_accumulation_steps  # of a step: which ones depends on this alone
+    if resuming:
+        say(f'going on from {start}{faults.changes(start, settings, meta, rows)}')
+    if not eval_only:
+        runtime.by_rank_0(faults.make_out_dir, out_dir, state['run'])
     with runtime.user_errors():
         optimizers = make_optimizers(model, precision)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == torch.float16)
-    if init_from == 'resume':
-        checkpoint.load_optimizers(saved, optimizers, scaler)
-    tokens_per_step = batch_size * block_size * gradient_accumulation_steps
+    if resuming:
+        checkpoint.load_optimizers(start, optimizers, scaler)
+    tokens_per_step = rows * block_size
     flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
     peak = runtime.peak_flops(where, precision) * world_size
     epochs = [float(tokens_per_step * max_iters * share / len(tokens)) for tokens, share in data['train']]
@@ -150,40 +165,48 @@ def main(settings):
 
     # The loop.
     monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only)
-    interrupt = Interrupt()
     # the batches of a step are made while the one before it is computed
     ahead = ThreadPoolExecutor(1)
     batches_of = functools.partial(step_batches, data, meta, where, rank, world_size)
-    upcoming = ahead.submit(batches_of, state['step'])
+    upcoming = ahead.submit(batches_of, state['step'] + state['ahead'])
     gc.collect()
     gc.freeze()
     gc.disable()  # it would stop each process at another moment, and a step leaves it nothing to find
     began, mark = time.time(), None  # mark: (step, time) since which the speed is measured
-    for step in itertools.count(state['step']):
-        state['step'] = step
-        if runtime.sum_over_processes(torch.tensor(float(interrupt.asked))):  # any of them
-            if rank == 0 and step > 0:
-                save(state | dict(val_loss=None), settings, meta, model, optimizers, scaler)
-            ending = f'stopped at step {step}; go on with the same command and --init_from=resume'
-            break
-        if step % eval_interval == 0 or step >= max_iters or eval_only:
+    health = faults.Health(where)
+    saved_step, back_at = state['step'], None  # back_at: the checkpoint that was gone back to
+    while True:
+        step = state['step']
+        val_loss, saving = None, bool(save_interval) and step % save_interval == 0
+        if stopped := watch.asked(step):  # by a signal to any process
+            ending, saving = f'stopped at step {step}; {faults.GO_ON}', True
+        elif step % eval_interval == 0 or step >= max_iters or eval_only:
             gc.collect()
-            losses = estimate_losses(compiled, data, meta, where, precision, rank, world_size)
-            say(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')
-            monitor.write(step=step, train_loss=losses['train'], val_loss=losses['val'])
+            stop = functools.partial(watch.asked, step)
+            losses = estimate_losses(compiled, data, meta, where, precision, rank, world_size, stop)
+            if not losses:  # asked to stop, which the next turn does
+                continue
+            val_loss = losses['val']
+            say(f'step {step}: train loss {losses["train"]:.4f}, val loss {val_loss:.4f}')
+            monitor.write(step=step, train_loss=losses['train'], val_loss=val_loss)
             monitor.plot()
-            improved = state['best_val_loss'] is None or losses['val'] < state['best_val_loss']
-            if improved:
-                state |= dict(best_val_loss=losses['val'], best_step=step)
-            if rank == 0 and step > 0 and not eval_only and (improved or always_save_checkpoint):
-                path = save(state | dict(val_loss=losses['val']), settings, meta, model, optimizers, scaler)
-                say(f'saved {path}')
+            if improved := math.isfinite(val_loss) and val_loss < (state['best_val_loss'] or math.inf):
+                state |= dict(best_val_loss=val_loss, best_step=step)
+            saving |= improved or always_save_checkpoint
             mark = None
-            if patience and step - state['best_step'] >= patience * eval_interval:
-                ending = f'stopped at step {step}: no better validation loss since step {state["best_step"]}'
-                break
+        # weights that have just given what is not finite are no place to go back to
+        new = step > 0 and (step != saved_step or val_loss is not None)
+        if saving and new and not eval_only and not health.in_a_row and math.isfinite(val_loss or 0):
+            state['val_loss'] = val_loss
+            say(f'saved {runtime.by_rank_0(save, state, settings, meta, model, optimizers, scaler)}')
+            saved_step, mark = step, None
+        if stopped:
+            break
         if step >= max_iters or eval_only:
             ending = 'done'
+            break
+        if patience and val_loss is not None and step - state['best_step'] >= patience * eval_interval:
+            ending = f'stopped at step {step}: no better validation loss since step {state["best_step"]}'
             break
 
         # One update. The loss is a sum over the tokens that the whole global batch predicts, divided by their number,
@@ -195,7 +218,7 @@ def main(settings):
             if 'momentum' in group:  # Muon's, which grows with the steps there are to remember
                 group['momentum'] = 0.95 - 0.1 * max(0, 1 - step / max(momentum_warmup_iters, 1))
         batches = upcoming.result()  # {number: batch}
-        upcoming = ahead.submit(batches_of, step + 1)
+        upcoming = ahead.submit(batches_of, step + 1 + state['ahead'])
         predicted = sum(int((batch['targets'] != -100).sum()) for batch in batches.values())
         # on the host: no GPU waits
         predicted = runtime.sum_over_processes(torch.tensor(float(predicted))).item()
@@ -212,15 +235,18 @@ def main(settings):
         for each in optimizers:
             scaler.unscale_(each)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
+        loss = runtime.sum_over_processes(loss)
+        bad = health.judge(loss, norm)
         for each in optimizers:
-            scaler.step(each)
+            each.found_inf = bad  # 1.0 and it leaves everything as it is: nobody waits to know
+            each.step()
             each.zero_grad(set_to_none=True)
         scaler.update()
+        state['step'] += 1
 
         if step % log_interval == 0:
-            loss = runtime.sum_over_processes(loss).item()  # waits for the GPU
+            record = dict(step=step, **health.read(loss, norm), lr=lr)  # waits for the GPU
             now = time.time()
-            record = dict(step=step, loss=loss, norm=norm.item(), lr=lr)
             if mark:
                 record['tokens_per_second'] = tokens_per_step * (step - mark[0]) / (now - mark[1])
                 if peak:
@@ -228,12 +254,21 @@ def main(settings):
             mark = (step, now)
             say(log_line(record, tokens_per_step))
             monitor.write(**record)
+            if health.streak >= max_bad_steps > 0:
+                back_at = faults.go_back(out_dir, back_at, health, state, model, optimizers, scaler)
+                say(f'{health.streak} steps in a row left out: back to {back_at}, with the rows after them')
+                monitor.begin_at(state['step'])
+                upcoming, mark = ahead.submit(batches_of, state['step'] + state['ahead']), None
     say(f'{ending} ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(where), "G")}B)')
+    if stopped == signal.SIGUSR1 and requeue and rank == 0:
+        faults.requeue()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    watch.end()
+    return faults.exit_code(stopped)
 
 
-def check_settings(world_size):
+def check_settings(settings, world_size):
     """Refuse what cannot be, in one line."""
     for setting, known in (
         ('objective', ('causal', 'masked')),
@@ -250,9 +285,14 @@ def check_settings(world_size):
         'eval_interval',
         'eval_iters',
         'log_interval',
+        'keep',
+        'hang_timeout',
     ):
         if globals()[setting] < 1:
             fail(f'{setting} = {globals()[setting]} should be at least 1')
+    for setting, value in settings.items():
+        if isinstance(value, int) and abs(value) >= 2**31:
+            fail(f'{setting} = {value} should be less than 2 ** 31')
     if gradient_accumulation_steps % world_size:
         fail(
             f'gradient_accumulation_steps = {gradient_accumulation_steps} is not divisible by {world_size} processes'
@@ -267,42 +307,29 @@ def check_settings(world_size):
         fail(f'warmup_iters = {warmup_iters} should not exceed lr_decay_iters = {lr_decay_iters}')
 
 
-def make_out_dir():
-    try:
-        os.makedirs(out_dir, exist_ok=True)
-        tempfile.TemporaryFile(dir=out_dir).close()
-    except OSError as e:
-        fail(f'cannot write into out_dir = {out_dir!r}: {reason(e)}')
-
-
-def build_model(meta):
-    """(model, where the run stands, the checkpoint it comes from or None).
-
-    Where it stands: the step, the best validation loss so far and its step, and an id of the run.
+def build_model(start, resuming, meta):
+    """(model, where the run stands): the step, the best validation loss so far and its step, an id of the run, and how many
+    steps ahead the rows are, as some were passed over.
     """
-    state = dict(step=0, best_val_loss=None, best_step=0, run=os.urandom(4).hex())
-    path = checkpoint.latest(out_dir) if init_from == 'resume' else checkpoint.find(init_from, out_dir)
-    if init_from == 'scratch':
+    state = dict(step=0, best_val_loss=None, best_step=0, run=os.urandom(4).hex(), ahead=0)
+    if start == 'scratch':
         names = ('block_size', 'n_layer', 'n_head', 'n_kv_head', 'n_embd', 'bigrams', 'dropout', 'bias')
         shape = {name: globals()[name] for name in names}
         with runtime.user_errors():
             model = Transformer(Config(vocab_size=meta['vocab_size'], **shape, **ARCHITECTURES[arch]))
-    elif path:
-        saved = checkpoint.read_state(path)
+    elif Path(start, 'state.json').exists():
+        saved = checkpoint.read_state(start)
         if saved['tokenizer_hash'] != meta['tokenizer_hash']:
-            fail(f'{path} was trained with another vocabulary than the one of data/{dataset}')
-        if init_from == 'resume':
+            fail(f'{start} was trained with another vocabulary than the one of data/{dataset}')
+        if resuming:
             state = {name: saved[name] for name in state}
-            before = saved['settings']['block_size']
-            if block_size != before:
-                fail(f'block_size = {block_size} cannot change on resuming: {path} has {before}')
-        model = checkpoint.load_model(path, block_size=block_size, dropout=dropout)
+        model = checkpoint.load_model(start, block_size=block_size, dropout=dropout)
     else:
-        model = checkpoint.load_model(init_from, block_size=block_size, dropout=dropout)
+        model = checkpoint.load_model(start, block_size=block_size, dropout=dropout)
         # prepare.py's special tokens may lie in the padding rows, as those of gpt2 do
         fits = model.config.vocab_size <= meta['vocab_size'] <= model.config.padded_vocab_size
         if not fits or (
-            init_from in PRETRAINED and init_from.startswith('gpt2') and meta['tokenizer'] != 'gpt2'
+            init_from in PRETRAINED and init_from.startswith('gpt2') and meta.get('tokenizer') != 'gpt2'
         ):
             fail(
                 f'{init_from} has a vocabulary of its own ({model.config.vocab_size:,} tokens), data/{dataset} another '
@@ -314,14 +341,15 @@ def build_model(meta):
         fail(
             f'objective = {objective!r} does not fit {kind}: GPT is causal (arch=gpt2), BERT is masked (arch=bert)'
         )
-    return model, state, path
+    return model, state
 
 
 def describe_run(where, precision, world_size):
     """What --estimate prints, as text. Where there are no data yet it supposes GPT-2's vocabulary."""
     known = Path('data', dataset, 'meta.json').exists() or ':' in dataset
-    with torch.device('meta') if init_from == 'scratch' else nullcontext():  # which needs no memory
-        model, _, _ = build_model(read_meta(dataset) if known else dict(vocab_size=50257))
+    start, resuming = faults.choose_start(init_from, out_dir)
+    with torch.device('meta') if start == 'scratch' else nullcontext():  # which needs no memory
+        model, _ = build_model(start, resuming, read_meta(dataset) if known else dict(vocab_size=50257))
     if batch_size == 'auto':
         fit_batch(model, where, precision, world_size)
     work = (batch_size, hidden_in_row(), gradient_accumulation_steps, max_iters)
@@ -397,14 +425,22 @@ def make_batch(parts, number, seed, meta, hidden=None):
     """Micro-batch `number` of a split's parts, counted from the beginning of the run: its rows, made what the model takes."""
     numbers = range(number * batch_size, (number + 1) * batch_size)
     rows = mixed_rows(parts, block_size, numbers, seed)
+    if rows.max() >= meta['vocab_size']:
+        fail(
+            f'data/{dataset} holds the id {rows.max()}, its vocabulary has {meta["vocab_size"]}; make it again',
+            mine=True,
+        )
     if objective == 'causal':
         return objectives.causal(rows)
     return objectives.masked(rows, numbers, seed, meta['special'], meta['vocab_size'], hidden or mask_ratio)
 
 
 @torch.no_grad()
-def estimate_losses(model, data, meta, where, precision, rank, world_size):
-    """The mean loss on the same eval_iters batches of each split every time, divided among the processes."""
+def estimate_losses(model, data, meta, where, precision, rank, world_size, stop):
+    """The mean loss on the same eval_iters batches of each split every time, divided among the processes.
+
+    stop: what all of them ask before each batch; where it is true, they return None.
+    """
     losses = {}
     model.eval()
     for split, parts in data.items():
@@ -412,7 +448,12 @@ def estimate_losses(model, data, meta, where, precision, rank, world_size):
         whole = max(windows(tokens, block_size) / share for tokens, share in parts)
         count = min(eval_iters, max(1, int(whole / batch_size)))
         total = torch.zeros(2, device=where)  # sum of the losses, tokens predicted
-        for number in range(rank, count, world_size):
+        for number in range(rank, count + rank, world_size):  # of all processes the same number of turns
+            if stop():
+                model.train()
+                return None
+            if number >= count:
+                break
             batch = runtime.to_device(make_batch(parts, number, 0, meta, hidden=0.15), where)
             with runtime.autocast(where, precision):
                 total[0] += model(**batch)
@@ -426,28 +467,19 @@ def estimate_losses(model, data, meta, where, precision, rank, world_size):
 def save(state, settings, meta, model, optimizers, scaler):
     """Write a checkpoint -> its directory."""
     state = state | {name: meta[name] for name in ('tokenizer_hash', 'special', 'mixture', 'data_hash')}
+    state |= dict(rows=batch_size * gradient_accumulation_steps, settings=settings)
     vocabulary_dir = Path('data', next(iter(meta['mixture'])))  # the parts of a mixture share one
-    return checkpoint.save(
-        out_dir, state | dict(settings=settings), model, optimizers, scaler, vocabulary_dir
-    )
-
-
-class Interrupt:
-    """Ctrl-C asks for an end after the step under way; a second one ends at once."""
-
-    def __init__(self):
-        self.asked = False
-        signal.signal(signal.SIGINT, self.ask)
-
-    def ask(self, signum, frame):
-        self.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return str(checkpoint.save(out_dir, state, model, optimizers, scaler, vocabulary_dir, keep))
 
 
 def log_line(record, tokens_per_step):
     """One dense line of a step, its record made readable."""
     parts = [f'step {record["step"]}/{max_iters}', f'loss {record["loss"]:.4f}', f'norm {record["norm"]:.3f}']
     parts.append(f'lr {record["lr"]:.2e}')
+    if 'left_out' in record:
+        parts.append(f'{record["left_out"]} steps left out')
+    if 'spike' in record:
+        parts.append(f'spike of {record["spike"]:.1f} standard deviations')
     if rate := record.get('tokens_per_second'):
         parts.append(f'{rate:,.0f} tok/s')
         if 'utilisation' in record:
@@ -459,7 +491,9 @@ def log_line(record, tokens_per_step):
 if __name__ == '__main__':
     chosen = configure(globals(), auto=['batch_size'])
     try:
-        main(chosen)
+        raise SystemExit(main(chosen))
+    except OSError as e:  # a full disk, most often
+        fail(f'{e.filename or out_dir}: {reason(e)}', mine=True)
     except torch.OutOfMemoryError:
         fail(
             'out of GPU memory: halve batch_size and double gradient_accumulation_steps; the result stays the same'

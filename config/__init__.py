@@ -9,16 +9,19 @@ Python files and by flags, files first, later ones winning:
 
 import ast
 import difflib
+import hashlib
 import importlib
 import os
 import sys
 import types
 
 
-def fail(message):
-    """End the program the way every error that a user can cause ends: one line on stderr, exit code 2."""
-    # torchrun's processes find the same mistake: say it once a machine
-    if os.environ.get('LOCAL_RANK', '0') == '0':
+def fail(message, mine=False):
+    """End the program the way every error that a user can cause ends: one line on stderr, exit code 2.
+
+    mine: only this process finds the mistake. Others are found by all of torchrun's processes and said once a machine.
+    """
+    if mine or os.environ.get('LOCAL_RANK', '0') == '0':
         print(f'error: {message}', file=sys.stderr, flush=True)
     raise SystemExit(2)
 
@@ -121,6 +124,8 @@ def read_config_file(path, settings, defaults, auto):
         fail(f'cannot read the config file {path}: {reason(e)}; settings are written --name=value')
     except SyntaxError as e:
         fail(f'{path}, line {e.lineno}: {e.msg}')
+    except (ValueError, MemoryError, RecursionError) as e:  # null bytes, a thousand brackets
+        fail(f'{path}: {reason(e)}')
     namespace = dict(settings, __name__='__config__', __file__=path)
     try:
         exec(code, namespace)
@@ -160,6 +165,15 @@ def checked(name, value, default, auto, where):
     if type(value) is not type(default):
         fail(f'{where}: {name} should be {type(default).__name__}, such as {default!r}, not {value!r}')
     return value
+
+
+def sha256(path):
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def size(n, billion='B'):

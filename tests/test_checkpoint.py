@@ -6,6 +6,7 @@ import os
 import pickle
 import resource
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import checkpoint
 import tokenizer
 from model import Config, Transformer
 
-INTACT = ['config.json', 'model.safetensors', 'optimizer.pt', 'state.json', 'tokenizer.json']
+INTACT = ['SHA256SUMS', 'config.json', 'model.safetensors', 'optimizer.pt', 'state.json', 'tokenizer.json']
 
 
 def parts(seed=0, n_embd=32):
@@ -34,9 +35,12 @@ def save(workspace, tmp_path):
     """A function that saves a step of a run into tmp_path/out."""
     made = parts()
 
-    def save(step, val_loss, run='a', out_dir=tmp_path / 'out', made=made):
-        state = dict(step=step, val_loss=val_loss, run=run, best_val_loss=math.inf)
-        return checkpoint.save(out_dir, state, *made, workspace / 'data' / 'tiny')
+    def save(step, val_loss, run='a', out_dir=tmp_path / 'out', made=made, keep=1):
+        state = dict(
+            step=step, val_loss=val_loss, run=run, best_val_loss=math.inf, best_step=0, rows=4, ahead=0
+        )
+        state |= dict(settings={}, tokenizer_hash='', special={}, mixture={}, data_hash={})
+        return checkpoint.save(out_dir, state, *made, workspace / 'data' / 'tiny', keep)
 
     return save
 
@@ -80,6 +84,60 @@ def test_never_evaluated_checkpoints_have_their_newest_as_best(save, tmp_path):
     assert steps(tmp_path / 'out') == [2] and checkpoint.best(tmp_path / 'out').name == 'step-00000002'
 
 
+@pytest.mark.parametrize('keep', [2, 3])
+def test_as_many_of_the_newest_stay_as_are_to_be_kept_and_the_best(save, tmp_path, keep):
+    for step in range(1, 7):
+        save(step, 1.0 if step == 2 else 2.0, keep=keep)
+        assert steps(tmp_path / 'out') == sorted({min(step, 2), *range(max(1, step - keep + 1), step + 1)})
+
+
+def damages(path):
+    """Each file cut off, with one bit changed, emptied, gone: what to do to it, and its name."""
+    for file in sorted(path.iterdir()):
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        for spoilt in (
+            whole[:middle],
+            whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+            b'',
+            None,
+        ):
+            file.unlink()
+            if spoilt is not None:
+                file.write_bytes(spoilt)
+            yield file.name
+            file.write_bytes(whole)
+
+
+def test_whatever_happens_to_a_file_of_the_newest_the_one_before_is_taken_and_said(save, tmp_path, capsys):
+    out = tmp_path / 'out'
+    save(1, 1.0, keep=2)
+    newest = save(2, 0.5, keep=2)
+    assert checkpoint.latest(out) == checkpoint.best(out) == newest
+    for name in damages(newest):
+        capsys.readouterr()
+        assert checkpoint.latest(out).name == 'step-00000001'
+        told = capsys.readouterr().err
+        assert told.startswith(f'passed over {newest}') and told.count('\n') == 1, told
+        assert name in told or name == 'SHA256SUMS'
+        if name not in ('optimizer.pt', 'SHA256SUMS'):
+            assert checkpoint.best(out).name == 'step-00000001'
+    assert checkpoint.latest(out) == newest  # all was put back
+
+
+def test_with_none_whole_one_line_names_all(save, tmp_path, capsys):
+    save(1, 1.0, keep=2)
+    for path in (save(2, 0.5, keep=2), tmp_path / 'out/step-00000001'):
+        (path / 'state.json').unlink()
+    for take in (checkpoint.latest, checkpoint.best):
+        with ends_in_one_line(capsys, 'no checkpoint', 'step-00000001', 'step-00000002', 'state.json'):
+            take(tmp_path / 'out')
+
+
+def test_sums_are_those_of_sha256sum(save):
+    assert not subprocess.run(['sha256sum', '--quiet', '-c', 'SHA256SUMS'], cwd=save(1, 1.0)).returncode
+
+
 def test_a_checkpoint_is_its_own_best(save):
     path = save(3, 1.0)
     assert checkpoint.best(path) == path
@@ -97,7 +155,6 @@ def test_what_a_crash_left_half_written_is_not_a_checkpoint(save, tmp_path):
     path, out = save(10, 1.0), tmp_path / 'out'
     shutil.copytree(path, out / '.step-00000020.partial')
     shutil.copytree(path, out / 'step-00000020.partial')
-    (out / 'step-00000030').mkdir()
     assert checkpoint.every(out) == [path]
     assert save(20, 2.0).name == 'step-00000020' and steps(out) == [10, 20]
 
@@ -121,8 +178,9 @@ def rmtree(path, ignore_errors=False):
         ([('a', 10, 1.0), ('a', 20, 2.0)], ('a', 30, 0.5)),  # two go at once
         ([('a', 10, 0.1), ('a', 20, 0.2)], ('b', 5, 3.0)),  # an earlier run's go
         ([('a', 10, 1.0)], ('a', 10, 1.0)),  # a resumed run saves the step it began with again
+        ([('a', 10, 1.0)], ('b', 10, 1.0)),
     ],
-    ids=['deletes', 'new run', 'overwrites'],
+    ids=['deletes', 'new run', 'overwrites', 'new run overwrites'],
 )
 def test_killed_at_any_moment_a_whole_checkpoint_remains(save, tmp_path, monkeypatch, earlier, now):
     """The process ends before its nth change of the disk, for each n: every checkpoint listed can be loaded."""
@@ -151,7 +209,7 @@ def test_killed_at_any_moment_a_whole_checkpoint_remains(save, tmp_path, monkeyp
                 finished = True
             except Killed:
                 finished = False
-        assert checkpoint.every(out), moment
+        assert checkpoint.every(out) and not any(map(checkpoint.damage, checkpoint.every(out))), moment
         for path in {*checkpoint.every(out), checkpoint.latest(out), checkpoint.best(out)}:
             model, optimizers, scaler = parts(seed=1)
             assert checkpoint.load_model(path).config == model.config

@@ -41,12 +41,8 @@ def cwd(trained, back, tmp_path, monkeypatch):
 
 def train_here(flags, out_dir='out'):
     """Run train.py in this process with flags on top of TINY -> the records of metrics.jsonl."""
-    interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        with settings_of(train, f'{TINY} --out_dir={out_dir} {flags}') as settings:
-            train.main(settings)
-    finally:
-        signal.signal(signal.SIGINT, interrupt)
+    with settings_of(train, f'{TINY} --out_dir={out_dir} {flags}') as settings:
+        train.main(settings)
     return metrics(out_dir) if os.path.exists(out_dir) else []
 
 
@@ -197,7 +193,7 @@ def test_a_run_leaves_metrics_a_picture_and_one_checkpoint(cwd):
     assert (cwd / 'out/loss.png').read_bytes().startswith(b'\x89PNG') and os.path.getsize(
         'out/loss.png'
     ) > 5000
-    assert sorted(os.listdir('out')) == ['loss.png', 'metrics.jsonl', 'step-00000020']
+    assert sorted(os.listdir('out')) == ['loss.png', 'metrics.jsonl', 'run', 'step-00000020']
     state = checkpoint.read_state('out/step-00000020')
     assert (state['step'], state['val_loss']) == (20, series(records, 'val_loss')[20])
 
@@ -361,7 +357,7 @@ def test_fine_tuning_starts_from_a_checkpoint_with_a_run_of_its_own(cwd, trained
     records = train_here(f'--init_from={source} --max_iters=1 --bias=True')
     expected = checkpoint.read_state(best)['val_loss']
     assert series(records, 'val_loss')[0] == pytest.approx(expected, abs=1e-5)
-    assert sorted(os.listdir('out')) == ['loss.png', 'metrics.jsonl', 'step-00000001']
+    assert sorted(os.listdir('out')) == ['loss.png', 'metrics.jsonl', 'run', 'step-00000001']
 
 
 def test_fine_tuning_starts_from_what_transformers_saved(cwd):

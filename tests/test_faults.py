@@ -1,0 +1,431 @@
+"""faults.py: signals to one process of two, processes that die or hang, steps that are no good, what may change on resuming."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import ROOT, TINY, ends_in_one_line, one_line, run, settings_of
+
+import checkpoint
+import faults
+import train
+from model import Transformer
+from optim import Muon
+
+MODERN = '--arch=modern --optimizer=muon --bigrams=300 --n_kv_head=1'
+LONG = f'{TINY} --max_iters=100000 --lr_decay_iters=100000 --out_dir=out'
+
+
+@pytest.fixture
+def cwd(workspace, tmp_path, monkeypatch):
+    """A directory with data/tiny and nothing else, made the current one."""
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'tiny').symlink_to(workspace / 'data' / 'tiny')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def train_here(flags, out_dir='out'):
+    """Run train.py in this process with flags on top of TINY -> its losses by step."""
+    with settings_of(train, f'{TINY} --out_dir={out_dir} {flags}') as settings:
+        train.main(settings)
+    return losses(out_dir)
+
+
+def losses(out_dir):
+    with open(os.path.join(out_dir, 'metrics.jsonl')) as f:
+        return {r['step']: r['loss'] for r in map(json.loads, f) if 'loss' in r}
+
+
+def weights(out_dir='out'):
+    return (checkpoint.latest(out_dir) / 'model.safetensors').read_bytes()
+
+
+@contextlib.contextmanager
+def started(flags, *launch, script=ROOT / 'train.py', **env):
+    """A running train.py, its output a pipe of lines."""
+    command = [sys.executable, *launch, str(script), *flags.split()]
+    env = os.environ | {'PYTHONUNBUFFERED': '1'} | env
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            yield process
+            process.communicate(timeout=60)
+        finally:
+            for child in (
+                psutil.Process(process.pid).children(recursive=True) if process.poll() is None else ()
+            ):
+                child.kill()
+            process.kill()
+
+
+TWO = '-m torch.distributed.run --standalone --nproc_per_node=2'.split()
+
+
+def rank(number, process):
+    """A process that torchrun started."""
+    return next(p for p in psutil.Process(process.pid).children() if p.environ().get('RANK') == str(number))
+
+
+def wait_for(text, process):
+    """Read the output until a line holds a text -> that line."""
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f'{text} was never said')
+
+
+# --- signals ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'flags, moment',
+    [('--save_interval=50', 'step 60/'), ('--eval_iters=1000000 --eval_interval=20', 'step 19/')],
+)
+def test_sigterm_to_one_of_two_processes_ends_both_with_a_whole_checkpoint(cwd, flags, moment):
+    """In a step, and in an evaluation of tens of seconds."""
+    (cwd / 'data' / 'long').mkdir()
+    shutil.copy('data/tiny/tokenizer.json', 'data/long')
+    meta = json.loads((cwd / 'data/tiny/meta.json').read_text())
+    for split in ('train', 'val'):  # much data, so that an evaluation may take long
+        tokens = np.tile(np.fromfile(f'data/tiny/{split}.bin', '<u2'), 200)
+        tokens.tofile(f'data/long/{split}.bin')
+        meta[split]['tokens'] = len(tokens)
+    (cwd / 'data/long/meta.json').write_text(json.dumps(meta))
+    first = '' if 'eval_iters' not in flags else '--eval_interval=20 --max_iters=19 --eval_iters=1'
+    if first:  # up to just before the evaluation
+        run(f'train.py {LONG} --dataset=long {first}', cwd)
+    flags += ' --init_from=auto'
+    with started(f'{LONG} --dataset=long {flags}', *TWO) as process:
+        wait_for(moment, process)
+        victim, began = rank(1, process), time.time()
+        time.sleep(0.3)
+        victim.send_signal(signal.SIGTERM)
+        said = wait_for('stopped at step', process)
+        output = process.stdout.read()
+    assert time.time() - began < 10 and '--init_from=resume' in said
+    assert 'exitcode  : 75' in output and 'train.py", line' not in output
+    step = int(re.search(r'stopped at step (\d+)', said)[1])
+    saved = checkpoint.latest('out')
+    assert checkpoint.read_state(saved)['step'] == step and (step == 20 if first else step > 60)
+
+
+@pytest.mark.parametrize('which', [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_a_run_with_code_75_and_a_checkpoint_of_its_step(cwd, which):
+    """SIGUSR1, as Slurm sends it before the end of a job, has the job queued again."""
+    (cwd / 'scontrol').write_text('#!/bin/sh\necho "$@" > requeued\n')
+    (cwd / 'scontrol').chmod(0o755)
+    env = dict(PATH=f'{cwd}:{os.environ["PATH"]}', SLURM_JOB_ID='4711')
+    with started(f'{LONG} --requeue=True', **env) as process:
+        wait_for('step 30/', process)
+        process.send_signal(which)
+        step = re.search(r'stopped at step (\d+)', wait_for('stopped at', process))[1]
+    assert process.returncode == 75
+    assert checkpoint.read_state(checkpoint.latest('out'))['step'] == int(step)
+    asked = which == signal.SIGUSR1
+    assert (cwd / 'requeued').exists() == asked
+    assert not asked or (cwd / 'requeued').read_text() == 'requeue 4711\n'
+
+
+def test_a_second_ctrl_c_leaves_at_once(cwd):
+    """Here in the middle of a step that takes for ever."""
+    (cwd / 'slow.py').write_text(
+        f'import sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport train\nfrom config import configure\n'
+        'real = train.make_batch\n'
+        'def make_batch(parts, number, *rest, **more):\n'
+        '    if number == 60:\n        print("now", flush=True)\n        time.sleep(1000)\n'
+        '    return real(parts, number, *rest, **more)\n'
+        'train.make_batch = make_batch\ntrain.main(configure(vars(train)))\n'
+    )
+    with started(LONG, script='slow.py') as process:
+        wait_for('now', process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=5)
+        assert process.returncode == 130 and 'Traceback' not in process.stdout.read()
+
+
+def test_a_signal_before_the_first_step_ends_at_once(cwd):
+    with started(f'{LONG} --eval_iters=1000000 --block_size=2 --batch_size=1') as process:
+        wait_for('tokens a step', process)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=5)
+    assert process.returncode == 75 and 'SIGTERM before the first step' in output
+    assert 'Traceback' not in output and not checkpoint.every('out')
+
+
+# --- processes that die and hang ---------------------------------------------------
+
+
+def test_torchrun_brings_a_run_back_of_which_a_process_was_killed(cwd):
+    """The command still says 'scratch'."""
+    flags = f'{TINY} {MODERN} --max_iters=120 --lr_decay_iters=120 --eval_interval=120 --save_interval=40'
+    with started(f'{flags} --out_dir=out', *TWO, '--max-restarts=3') as process:
+        wait_for('step 60/', process)
+        rank(1, process).kill()
+        assert 'out/step-00000' in wait_for('going on from', process)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    straight = train_here(flags.removeprefix(TINY), 'straight')
+    assert losses('out') == pytest.approx(straight, abs=1e-4) and list(losses('out')) == list(range(120))
+    ours, theirs = (
+        checkpoint.load_model(checkpoint.latest('out')),
+        checkpoint.load_model('straight/step-00000120'),
+    )
+    for name, weight in ours.state_dict().items():
+        torch.testing.assert_close(weight, theirs.state_dict()[name], atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize('who', ['TORCHELASTIC', 'SLURM'])
+def test_a_restarted_run_takes_its_own_checkpoint_not_an_earlier_runs(cwd, monkeypatch, capsys, who):
+    train_here('--max_iters=10')
+    (cwd / 'out/run').write_text('the next')  # which was killed before it saved
+    monkeypatch.setenv(f'{who}_RESTART_COUNT', '1')
+    train_here('--max_iters=5 --eval_interval=5')
+    assert 'going on from' not in capsys.readouterr().out
+    train_here('--max_iters=6 --eval_interval=5')
+    assert 'going on from out/step-00000005' in capsys.readouterr().out
+
+
+def test_a_process_that_waits_in_vain_says_where_and_ends(cwd):
+    with started(f'{LONG} --hang_timeout=4 --save_interval=20', *TWO) as process:
+        wait_for('step 60/', process)
+        stopped, began = rank(1, process), time.time()
+        stopped.suspend()
+        said = wait_for('no answer', process)
+        assert time.time() - began < 8 and re.match(r'rank 0, step \d+: ', said), said
+        stopped.kill()
+    assert checkpoint.read_state(checkpoint.latest('out'))['step'] >= 60
+
+
+# --- steps that are no good ----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def not_a_number(monkeypatch, numbers):
+    """Within it the losses of some micro-batches of training are NaN."""
+    real, forward, now = train.make_batch, Transformer.forward, []
+
+    def make_batch(parts, number, *rest, **more):
+        now[:] = [*now, number]
+        return real(parts, number, *rest, **more)
+
+    def spoilt(self, *args, **more):
+        loss = forward(self, *args, **more)
+        number = now.pop(0) if self.training else now.clear()
+        return loss * torch.nan if self.training and number in numbers else loss
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, 'make_batch', make_batch)
+        patched.setattr(Transformer, 'forward', spoilt)
+        yield
+
+
+@pytest.mark.parametrize('flags', ['', MODERN, '--dtype=float16'], ids=['adamw', 'muon', 'float16'])
+def test_a_bad_step_leaves_weights_and_optimizers_untouched(cwd, monkeypatch, flags):
+    """One of two micro-batches of the last step is NaN: the checkpoint after it is that of before it, the scaler's apart."""
+    train_here(f'{flags} --max_iters=12 --eval_interval=11', 'out')
+    before = checkpoint.every('out')[0] if flags else checkpoint.latest('out')
+    train_here(f'{flags} --max_iters=11 --eval_interval=11', 'before')
+    with not_a_number(monkeypatch, {23}):
+        told = train_here(f'{flags} --max_iters=12 --eval_interval=12 --save_interval=11', 'after')
+    assert told[11] is None and told[10] is not None and before
+    assert weights('after') == weights('before')
+    ours, theirs = (
+        torch.load(checkpoint.latest(out_dir) / 'optimizer.pt', weights_only=True)['optimizers']
+        for out_dir in ('before', 'after')
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        for i, state in one['state'].items():
+            assert all(torch.equal(value, other['state'][i][name]) for name, value in state.items())
+
+
+def test_a_bad_step_of_one_process_is_left_out_by_both(cwd):
+    (cwd / 'spoilt.py').write_text(
+        f'import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]\n'
+        'import pytest, train\nfrom config import configure\nfrom test_faults import not_a_number\n'
+        'with not_a_number(pytest.MonkeyPatch(), {21}):\n    train.main(configure(vars(train)))\n'
+    )
+    with started(f'{TINY} --out_dir=out', *TWO, script='spoilt.py') as process:
+        output = process.stdout.read()
+    assert process.returncode == 0 and '1 steps left out' in output
+    straight = train_here('', 'straight')
+    assert losses('out')[10] is None and list(losses('out')) == list(range(20))
+    assert losses('out')[19] == pytest.approx(straight[19], abs=0.1)
+    # not those of a run that had no bad step, and before it the same
+    assert losses('out')[9] == pytest.approx(straight[9], abs=1e-4) and losses('out')[12] != straight[12]
+
+
+def test_after_many_bad_steps_the_run_goes_back_and_takes_other_rows(cwd, monkeypatch, capsys):
+    """Those of steps 12 to 14 are spoilt: from the checkpoint of step 10 it goes on with those of step 15."""
+    flags = '--save_interval=5 --max_bad_steps=3 --max_iters=20'
+    with not_a_number(monkeypatch, range(24, 30)):
+        told = train_here(flags)
+    assert 'back to out/step-00000010' in capsys.readouterr().out
+    assert list(told) == list(range(20)) and None not in told.values()
+    assert checkpoint.read_state(checkpoint.latest('out'))['ahead'] == 5
+    # a run that goes on from there has them too
+    with settings_of(train, f'{TINY} --out_dir=out'):
+        pass
+    again = train_here(f'{flags} --max_iters=22 --init_from=resume')
+    assert len(again) == 22 and checkpoint.read_state(checkpoint.latest('out'))['ahead'] == 5
+
+
+def test_when_every_step_is_bad_the_run_stops_with_its_last_good_checkpoint(cwd, monkeypatch, capsys):
+    with (
+        not_a_number(monkeypatch, range(24, 10**6)),
+        ends_in_one_line(capsys, 'after going back', 'step-00000010'),
+    ):
+        train_here('--save_interval=5 --max_bad_steps=3 --max_iters=60')
+    saved = checkpoint.latest('out')
+    assert saved.name == 'step-00000010' and not checkpoint.damage(saved)
+    assert all(p.isfinite().all() for p in checkpoint.load_model(saved).parameters())
+
+
+def test_with_no_checkpoint_to_go_back_to_the_run_stops(cwd, monkeypatch, capsys):
+    with (
+        not_a_number(monkeypatch, range(10**6)),
+        ends_in_one_line(capsys, 'step 2', 'no checkpoint', '3 steps'),
+    ):
+        train_here('--max_bad_steps=3')
+    assert not checkpoint.every('out')
+
+
+def test_muon_without_a_bad_step_is_as_before():
+    """found_inf of 0 changes no bit of a step."""
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.ones(8, 8))] for _ in range(2))
+    made = [Muon([dict(params=p, parts=[8])], lr=0.1, weight_decay=0.1) for p in (ours, theirs)]
+    for _ in range(3):
+        ours[0].grad = torch.randn(8, 8)
+        theirs[0].grad = ours[0].grad.clone()
+        made[0].found_inf = torch.zeros(())
+        for each in made:
+            each.step()
+    assert torch.equal(ours[0], theirs[0]) and not torch.equal(ours[0], torch.ones(8, 8))
+
+
+def test_a_spike_stands_out_and_noise_does_not():
+    health = faults.Health('cpu')
+    noise = np.random.default_rng(0).normal(3, 0.1, 1000)
+    assert max(health.height(loss) for loss in noise) < faults.SPIKE
+    assert health.height(4.5) > 10 and health.height(float('nan')) == 0
+
+
+# --- going on ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'flags, words',
+    [
+        ('--seed=7', ['seed = 7', '1337']),
+        ('--n_layer=3', ['n_layer = 3', 'has 2']),
+        ('--arch=llama', ["'llama'", "'gpt2'"]),
+        ('--block_size=16', ['block_size = 16', 'has 32']),
+        ('--optimizer=muon', ["'muon'", "'adamw'"]),
+        ('--batch_size=8', ['gradient_accumulation_steps = 16', 'has 8']),
+        ('--dataset=other', ['data', 'SHA-256']),
+    ],
+)
+def test_what_makes_another_run_of_it_is_refused_with_the_difference(cwd, trained_ten, capsys, flags, words):
+    shutil.copytree(trained_ten, 'out')
+    shutil.copytree('data/tiny', 'data/other')
+    meta = json.loads((cwd / 'data/other/meta.json').read_text())
+    meta['sha256']['train.bin'] = 'f' * 64
+    (cwd / 'data/other/meta.json').write_text(json.dumps(meta))
+    before = weights()
+    with ends_in_one_line(capsys, *words, 'cannot change on resuming'):
+        train_here(f'--init_from=resume {flags}')
+    assert weights() == before
+
+
+@pytest.fixture(scope='module')
+def trained_ten(workspace, tmp_path_factory):
+    """The out_dir of a run of ten steps of twenty."""
+    where = tmp_path_factory.mktemp('ten')
+    (where / 'data').symlink_to(workspace / 'data')
+    run(f'train.py {TINY} --max_iters=10 --out_dir=out', where)
+    return where / 'out'
+
+
+def test_what_may_change_is_said(cwd, trained_ten, capsys):
+    shutil.copytree(trained_ten, 'out')
+    train_here('--init_from=resume --learning_rate=0.005')
+    said = capsys.readouterr().out.splitlines()[0]
+    assert 'learning_rate 0.01 -> 0.005' in said and 'max_iters 10 -> 20' in said and 'seed' not in said
+
+
+def test_a_run_goes_on_with_the_same_rows_however_a_step_is_divided(cwd, trained_ten):
+    shutil.copytree(trained_ten, 'out')
+    straight = train_here('', 'straight')
+    divided = train_here('--init_from=resume --batch_size=1 --gradient_accumulation_steps=8')
+    assert divided == pytest.approx(straight, abs=2e-5)
+    shutil.rmtree('out')
+    shutil.copytree(trained_ten, 'out')
+    with started(f'{TINY} --out_dir=out --init_from=resume', *TWO) as process:
+        output = process.stdout.read()
+    assert process.returncode == 0, output
+    assert losses('out') == pytest.approx(straight, abs=2e-5)
+
+
+def test_auto_goes_on_where_there_is_a_checkpoint_and_begins_where_there_is_none(cwd):
+    straight = train_here('', 'straight')
+    train_here('--init_from=auto --max_iters=10')
+    assert train_here('--init_from=auto') == straight and weights() == weights('straight')
+
+
+def test_a_damaged_checkpoint_is_passed_over_by_a_run_that_goes_on(cwd):
+    flags = f'{TINY} --eval_interval=10 --keep=2 --out_dir=out'
+    run(f'train.py {flags}', cwd)
+    undisturbed = weights()
+    path = checkpoint.latest('out') / 'optimizer.pt'
+    path.write_bytes(path.read_bytes()[:-1] + b'!')
+    out, err = run(f'train.py {flags} --init_from=resume', cwd)
+    assert (
+        'passed over out/step-00000020' in err
+        and 'optimizer.pt' in err
+        and 'going on from out/step-00000010' in out
+    )
+    assert weights() == undisturbed
+    for path in checkpoint.every('out'):
+        (path / 'config.json').unlink()
+    one_line(f'train.py {flags} --init_from=resume', cwd, 'no checkpoint in out is whole', '00010', '00020')
+    one_line(f'train.py {flags} --init_from=auto', cwd, 'no checkpoint in out is whole')
+
+
+# --- data -------------------------------------------------------------------------------
+
+
+def spoil(where, split, place, value):
+    tokens = np.fromfile(where / f'{split}.bin', '<u2')
+    tokens[place] = value
+    tokens.tofile(where / f'{split}.bin')
+
+
+def test_an_id_outside_the_vocabulary_ends_in_one_line(cwd, workspace, capsys):
+    shutil.copytree(workspace / 'data/tiny', 'data/bad')
+    spoil(cwd / 'data/bad', 'train', slice(None, None, 50), 600)
+    with ends_in_one_line(capsys, 'data/bad', 'id 600', '512'):
+        train_here('--dataset=bad')
+
+
+def test_verify_data_finds_a_single_wrong_id(cwd, workspace, capsys):
+    shutil.copytree(workspace / 'data/tiny', 'data/bad')
+    train_here('--dataset=bad --verify_data=True --max_iters=1')
+    spoil(cwd / 'data/bad', 'val', 7, 0)
+    with ends_in_one_line(capsys, 'val.bin', 'meta.json', 'prepare.py bad'):
+        train_here('--dataset=bad --verify_data=True')
