@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+import mesh
 import tokenizer
 from config import fail, reason
 from model import Transformer
@@ -25,17 +26,23 @@ from runtime import user_errors
 
 
 def save(out_dir, state, model, optimizers, scaler, vocabulary_dir):
-    """Write the checkpoint of state['step'], then delete those that are neither the newest nor the best -> its path."""
+    """Write the checkpoint of state['step'], then delete those that are neither the newest nor the best -> its path.
+
+    All processes take part, as each may hold but a part; rank 0 writes.
+    """
     final = Path(out_dir, f'step-{state["step"]:08d}')
+    weights = mesh.whole_weights(model)
+    tensors = {'optimizers': [mesh.whole_state(o) for o in optimizers], 'scaler': scaler.state_dict()}
+    if torch.distributed.is_initialized() and torch.distributed.get_rank():
+        return final
     partial = Path(out_dir, f'.{final.name}.partial')
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        model.save(partial)
+        model.save(partial, weights)
         for name in ('tokenizer.json', 'tokenizer.txt', 'tokenizer_config.json'):
             if Path(vocabulary_dir, name).exists():
                 shutil.copyfile(Path(vocabulary_dir, name), partial / name)
-        tensors = {'optimizers': [o.state_dict() for o in optimizers], 'scaler': scaler.state_dict()}
         torch.save(tensors, partial / 'optimizer.pt')
         (partial / 'state.json').write_text(json.dumps(state, indent=2) + '\n')
         for path in partial.iterdir():
@@ -143,10 +150,11 @@ def load_model(source, **changes):
 def load_optimizers(path, optimizers, scaler):
     """Put the optimizers and the scaler back into the state they had."""
     try:
-        saved = torch.load(Path(path, 'optimizer.pt'), map_location='cpu', weights_only=True)
+        # mapped, not read: a process may need but a part
+        saved = torch.load(Path(path, 'optimizer.pt'), map_location='cpu', weights_only=True, mmap=True)
         for optimizer, state in zip(optimizers, saved['optimizers'], strict=True):
             chosen = [{k: v for k, v in group.items() if k != 'params'} for group in optimizer.param_groups]
-            optimizer.load_state_dict(state)
+            optimizer.load_state_dict(mesh.part_of_state(state, optimizer))
             for group, settings in zip(optimizer.param_groups, chosen, strict=True):
                 group |= settings  # those of this command, not of the one that saved
         if saved['scaler']:  # empty unless both runs are in fp16

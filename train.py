@@ -28,9 +28,9 @@ if __name__ == '__main__':
     answer_help(globals())  # before torch is imported, which takes seconds
 
 import torch
-from torch.nn.parallel import DistributedDataParallel as DDP
 
 import checkpoint
+import mesh
 import objectives
 import runtime
 from estimate import describe, rows_that_fit
@@ -98,6 +98,8 @@ compile = True  # torch.compile: slower to start, faster to run
 activation_checkpointing = (
     False  # compute layers again in the backward pass: far less memory, a third more time
 )
+fsdp = 1  # processes among which weights, gradients and optimizer states are dealt out; mesh.py tells how
+tp = 1  # processes that share the work within each block; those that fsdp and tp leave have models of their own
 backend = ''  # of torch.distributed: 'nccl', 'gloo'; '' is nccl on CUDA, gloo elsewhere
 # -----------------------------------------------------------------------------
 
@@ -110,18 +112,21 @@ def main(settings):
     precision = runtime.choose_dtype(dtype, where)
     rank, world_size = runtime.join_processes(backend, where)
     say = functools.partial(print, flush=True) if rank == 0 else lambda *words: None
-    check_settings(world_size)
+    layout = mesh.lay_out(where, world_size, fsdp, tp)
+    check_settings(layout)
     if estimate:
         return say(describe_run(where, precision, world_size))
     meta = read_meta(dataset)
     data = {split: open_mixture(dataset, split, block_size) for split in ('train', 'val')}
 
-    # The model, new or from what was saved.
+    # The model, new or from what was saved: built whole on the CPU, then shared out.
     torch.manual_seed(seed)
     model, state, saved = build_model(meta)
+    flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
+    compiled = compile_model(model, where, layout, say)
+    mesh.share(model, layout, where, precision)
     if rank == 0 and not eval_only:
         make_out_dir()
-    model.to(where)
     if batch_size == 'auto':
         settings |= fit_batch(model, where, precision, world_size)
     with runtime.user_errors():
@@ -130,7 +135,6 @@ def main(settings):
     if init_from == 'resume':
         checkpoint.load_optimizers(saved, optimizers, scaler)
     tokens_per_step = batch_size * block_size * gradient_accumulation_steps
-    flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
     peak = runtime.peak_flops(where, precision) * world_size
     epochs = [float(tokens_per_step * max_iters * share / len(tokens)) for tokens, share in data['train']]
     say(
@@ -141,17 +145,14 @@ def main(settings):
     )
     if peak:
         say(f'utilisation is {size(flops_per_token)} FLOPs a token (6 N + 12 L C T) of {size(peak)} FLOP/s')
-    compiled = compile_model(model, where, say)
-    forward = compiled
-    if torch.distributed.is_initialized():  # averages the gradients over the processes during backward
-        forward = DDP(compiled, [where.index] if where.type == 'cuda' else None, broadcast_buffers=False)
+    forward = mesh.replica(compiled, layout, where)  # averages gradients over the processes during backward
 
     # The loop.
     monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only)
     interrupt = Interrupt()
     # the batches of a step are made while the one before it is computed
     ahead = ThreadPoolExecutor(1)
-    batches_of = functools.partial(step_batches, data, meta, where, rank, world_size)
+    batches_of = functools.partial(step_batches, data, meta, where, layout)
     upcoming = ahead.submit(batches_of, state['step'])
     gc.collect()
     gc.freeze()
@@ -160,20 +161,20 @@ def main(settings):
     for step in itertools.count(state['step']):
         state['step'] = step
         if runtime.sum_over_processes(torch.tensor(float(interrupt.asked))):  # any of them
-            if rank == 0 and step > 0:
+            if step > 0:
                 save(state | dict(val_loss=None), settings, meta, model, optimizers, scaler)
             ending = f'stopped at step {step}; go on with the same command and --init_from=resume'
             break
         if step % eval_interval == 0 or step >= max_iters or eval_only:
             gc.collect()
-            losses = estimate_losses(compiled, data, meta, where, precision, rank, world_size)
+            losses = estimate_losses(compiled, data, meta, where, precision, layout)
             say(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')
             monitor.write(step=step, train_loss=losses['train'], val_loss=losses['val'])
             monitor.plot()
             improved = state['best_val_loss'] is None or losses['val'] < state['best_val_loss']
             if improved:
                 state |= dict(best_val_loss=losses['val'], best_step=step)
-            if rank == 0 and step > 0 and not eval_only and (improved or always_save_checkpoint):
+            if step > 0 and not eval_only and (improved or always_save_checkpoint):
                 path = save(state | dict(val_loss=losses['val']), settings, meta, model, optimizers, scaler)
                 say(f'saved {path}')
             mark = None
@@ -196,27 +197,26 @@ def main(settings):
         upcoming = ahead.submit(batches_of, step + 1)
         predicted = sum(int((batch['targets'] != -100).sum()) for batch in batches.values())
         # on the host: no GPU waits
-        predicted = runtime.sum_over_processes(torch.tensor(float(predicted))).item()
+        predicted = runtime.sum_over_processes(torch.tensor(float(predicted)), layout.group).item()
         loss = torch.zeros((), device=where)
         for number, batch in batches.items():
             # so dropout needs no state, and no other processes
             torch.manual_seed((seed * 1_000_003 + number) % 2**63)
-            last = number == max(batches)
-            with nullcontext() if last or forward is compiled else forward.no_sync():
+            with mesh.averaging(forward, last=number == max(batches)):
                 with runtime.autocast(where, precision):
                     part = forward(**runtime.to_device(batch, where)) / predicted
-                scaler.scale(part * world_size).backward()  # DDP divides by world_size
+                scaler.scale(part * layout.ranks).backward()  # a mean over the ranks is taken of it
             loss += part.detach()
         for each in optimizers:
             scaler.unscale_(each)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
+        norm = mesh.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
         for each in optimizers:
             scaler.step(each)
             each.zero_grad(set_to_none=True)
         scaler.update()
 
         if step % log_interval == 0:
-            loss = runtime.sum_over_processes(loss).item()  # waits for the GPU
+            loss = runtime.sum_over_processes(loss, layout.group).item()  # waits for the GPU
             now = time.time()
             record = dict(step=step, loss=loss, norm=norm.item(), lr=lr)
             if mark:
@@ -231,7 +231,7 @@ def main(settings):
         torch.distributed.destroy_process_group()
 
 
-def check_settings(world_size):
+def check_settings(layout):
     """Refuse what cannot be, in one line."""
     for setting, known in (
         ('objective', ('causal', 'masked')),
@@ -251,10 +251,12 @@ def check_settings(world_size):
     ):
         if globals()[setting] < 1:
             fail(f'{setting} = {globals()[setting]} should be at least 1')
-    if gradient_accumulation_steps % world_size:
+    if gradient_accumulation_steps % layout.ranks:
         fail(
-            f'gradient_accumulation_steps = {gradient_accumulation_steps} is not divisible by {world_size} processes'
+            f'gradient_accumulation_steps = {gradient_accumulation_steps} is not divisible by {layout.ranks} processes'
         )
+    if batch_size == 'auto' and layout.shares:
+        fail("batch_size = 'auto' knows nothing of fsdp and tp: give a number")
     if objective == 'masked' and block_size < 3:
         fail(f'block_size = {block_size} leaves nothing to hide between cls and sep')
     if not 0 < mask_ratio < 1:
@@ -358,14 +360,18 @@ def make_optimizers(model, precision):
     return made
 
 
-def compile_model(model, where, say):
-    """The model as it is called in the loop: compiled if that is asked for and possible."""
+def compile_model(model, where, layout, say):
+    """The model as it is called in the loop: compiled if that is asked for and possible; block by block if it is dealt out."""
     if not compile:
         return model
     if reason := runtime.why_not_compile(where):
         say(f'not compiled: {reason}')
         return model
     say('compiling: the first step takes longer')
+    if layout.shares:
+        for block in model.blocks:
+            block.forward = torch.compile(block.forward, dynamic=False)
+        return model
     return torch.compile(model, dynamic=False)  # every batch has the same shape
 
 
@@ -384,10 +390,10 @@ def learning_rate_at(step):
     return min_lr + left * (learning_rate - min_lr)
 
 
-def step_batches(data, meta, where, rank, world_size, step):
+def step_batches(data, meta, where, layout, step):
     """{number: batch} of the micro-batches of a step that are this process's: numbered through the run, dealt out in turn."""
     first = step * gradient_accumulation_steps
-    numbers = range(first + rank, first + gradient_accumulation_steps, world_size)
+    numbers = range(first + layout.rank, first + gradient_accumulation_steps, layout.ranks)
     return {number: runtime.pin(make_batch(data['train'], number, seed, meta), where) for number in numbers}
 
 
@@ -401,7 +407,7 @@ def make_batch(parts, number, seed, meta, hidden=None):
 
 
 @torch.no_grad()
-def estimate_losses(model, data, meta, where, precision, rank, world_size):
+def estimate_losses(model, data, meta, where, precision, layout):
     """The mean loss on the same eval_iters batches of each split every time, divided among the processes."""
     losses = {}
     model.eval()
@@ -410,12 +416,14 @@ def estimate_losses(model, data, meta, where, precision, rank, world_size):
         whole = max(windows(tokens, block_size) / share for tokens, share in parts)
         count = min(eval_iters, max(1, int(whole / batch_size)))
         total = torch.zeros(2, device=where)  # sum of the losses, tokens predicted
-        for number in range(rank, count, world_size):
-            batch = runtime.to_device(make_batch(parts, number, 0, meta, hidden=0.15), where)
+        for number in range(layout.rank, count + layout.rank, layout.ranks):
+            # where there are too few the last is taken again, for nothing: all must go through a model that is dealt out
+            counts = number < count
+            batch = runtime.to_device(make_batch(parts, min(number, count - 1), 0, meta, hidden=0.15), where)
             with runtime.autocast(where, precision):
-                total[0] += model(**batch)
-            total[1] += (batch['targets'] != -100).sum()
-        loss, predicted = runtime.sum_over_processes(total).tolist()
+                total[0] += counts * model(**batch)
+            total[1] += counts * (batch['targets'] != -100).sum()
+        loss, predicted = runtime.sum_over_processes(total, layout.group).tolist()
         losses[split] = loss / predicted
     model.train()
     return losses

@@ -1,0 +1,121 @@
+"""The same run however its processes share it: 1, 2 and 4 processes, each mesh of ddp, fsdp and tp, each kind of model.
+
+    python tests/layouts.py                    # everything; or some kinds: python tests/layouts.py gpt2 muon
+
+Not a test that pytest runs: it takes half an hour on two cores. Of each kind and mesh it tells the largest difference of the
+losses of 50 steps from those of one process; then of runs that one mesh saved after 25 steps and another went on with.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import TINY, run, settings_of
+
+KINDS = {
+    'gpt2': '--bias=True --batch_size=2',
+    'masked': '--arch=bert --objective=masked --mask_ratio=0.97 --bias=True --batch_size=2',  # rows differ in what they predict
+    'muon': '--arch=modern --optimizer=muon --bigrams=300 --n_kv_head=4 --batch_size=2',
+    'llama': '--arch=llama --optimizer=muon --n_kv_head=4 --batch_size=2',
+}
+SHAPE = '--n_head=8 --n_embd=64 --gradient_accumulation_steps=8'
+MESHES = {  # (ddp, fsdp, tp)
+    1: [(1, 1, 1)],
+    2: [(2, 1, 1), (1, 2, 1), (1, 1, 2)],
+    4: [(4, 1, 1), (1, 4, 1), (1, 1, 4), (1, 2, 2), (2, 2, 1), (2, 1, 2)],
+}
+
+
+def main(kinds):
+    where = Path(tempfile.mkdtemp(prefix='layouts-'))
+    library = Path(json.__file__).parent
+    run(['prepare.py', 'tiny', f'--files={library}/*.py', '--tokenizer=bpe', '--vocab_size=512', '--val_fraction=0.2'], where)
+    meshes = [mesh for some in MESHES.values() for mesh in some]
+    for kind in kinds:
+        flags = f'{KINDS[kind]} --decay_lr=False --learning_rate=3e-3 --eval_interval=25'
+        together(where, [(mesh, f'{flags} --max_iters=50', f'{kind}/straight', '') for mesh in meshes])
+        together(where, [(mesh, f'{flags} --max_iters=25', f'{kind}/half', '') for mesh in meshes])
+        one = losses(where / out_dir(f'{kind}/straight', (1, 1, 1)))
+        for mesh in meshes:
+            off = difference(one, losses(where / out_dir(f'{kind}/straight', mesh)))
+            print(f'{kind}, {name(mesh)}: losses differ by at most {off:.1e}', flush=True)
+        pairs = list(itertools.product(meshes, meshes))
+        jobs = [
+            (after, f'{flags} --max_iters=50', f'{kind}/from-{name(before)}', out_dir(f'{kind}/half', before))
+            for before, after in pairs
+        ]
+        together(where, jobs)
+        off = {
+            (before, after): difference(one, losses(where / out_dir(f'{kind}/from-{name(before)}', after)))
+            for before, after in pairs
+        }
+        worst = max(off, key=off.get)
+        print(f'{kind}, {len(off)} changes of mesh: {off[worst]:.1e} at most, {name(worst[0])} to {name(worst[1])}', flush=True)
+    shutil.rmtree(where)
+
+
+def name(mesh):
+    return 'x'.join(map(str, mesh))
+
+
+def out_dir(stem, mesh):
+    return f'{stem}-{name(mesh)}'
+
+
+def together(where, jobs):
+    """Do jobs (mesh, flags, stem of out_dir, directory to go on from or ''), those with equally many processes in one start."""
+    for size in MESHES:
+        own = [job for job in jobs if job[0][0] * job[0][1] * job[0][2] == size]
+        if not own:
+            continue
+        launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={size}']
+        command = [*launch, __file__, '--worker', json.dumps(own)]
+        done = subprocess.run(command, cwd=where, capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+
+
+def work(jobs):
+    """What each process of a start does: one run of train.py after the other, in one process group."""
+    import torch
+
+    import runtime
+    import train
+
+    runtime.join_processes('', torch.device('cpu'))
+    again = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    runtime.join_processes, torch.distributed.destroy_process_group = lambda *_: again, lambda: None
+    for (ddp, fsdp, tp), flags, stem, before in jobs:
+        out = out_dir(stem, (ddp, fsdp, tp))
+        if before and again[0] == 0:
+            shutil.copytree(before, out)
+        torch.distributed.barrier()
+        resume = '--init_from=resume' if before else ''
+        words = f'{TINY} {SHAPE} --out_dir={out} --fsdp={fsdp} --tp={tp} {resume} {flags}'
+        with settings_of(train, words) as settings:
+            train.main(settings)
+
+
+def losses(directory):
+    """All losses of a run, of training and of evaluation, by step."""
+    with open(directory / 'metrics.jsonl') as f:
+        records = [json.loads(line) for line in f]
+    return {(r['step'], key): r[key] for r in records for key in ('loss', 'train_loss', 'val_loss', 'norm') if key in r}
+
+
+def difference(one, other):
+    """The largest between two runs' losses at the same steps; of the norm of the gradient, a tenth."""
+    assert one.keys() == other.keys()
+    return max(abs(one[key] - other[key]) for key in one if key[1] != 'norm')
+
+
+if __name__ == '__main__':
+    if sys.argv[1:2] == ['--worker']:
+        work(json.loads(sys.argv[2]))
+    else:
+        main(sys.argv[1:] or KINDS)
