@@ -53,23 +53,26 @@ def lay_out(device, world_size, fsdp, tp):
 
 
 def share(model, layout, device, precision):
-    """Leave each process its part of a model that all have built alike, on the device; in place, a block at a time.
+    """Leave each process its part of a model that all have built alike, on the device, in place. See `deal_out`."""
+    if layout.shares:
+        deal_out(model, layout.mesh, precision)
+    else:
+        model.to(device)
+
+
+def deal_out(model, mesh, precision):
+    """Deal a model out over a mesh (ddp, fsdp, tp), a block at a time: its device never holds more than one whole.
 
     Weights stay in fp32 and are gathered in `precision`, in which they are multiplied. Ends the program if tp does not divide
     the model.
     """
-    if not layout.shares:
-        model.to(device)
-        return
-    mesh, tp = layout.mesh, layout.mesh['tp']
-    widths = dict(
-        n_head=model.config.n_head, n_kv_head=model.config.kv_heads, width=model.blocks[0].mlp.width
-    )
-    for name, n in widths.items():
-        if n % tp.size():
-            fail(f'tp = {tp.size()} does not divide {name} = {n} of the model')
+    tp = mesh['tp']
+    c, width = model.config, model.blocks[0].mlp.width
+    for name, number in (('n_head', c.n_head), ('n_kv_head', c.kv_heads), ('the width of the MLP', width)):
+        if number % tp.size():
+            fail(f'tp = {tp.size()} should divide {name} = {number}')
     if precision == torch.float16:
-        fail("dtype = 'float16' has no place with fsdp and tp: take bfloat16 or float32")
+        fail("dtype = 'float16' does not go with fsdp and tp: take bfloat16 or float32")
     dealers = mesh['ddp', 'fsdp'] if mesh['ddp'].size() > 1 else mesh['fsdp']
     rounded = MixedPrecisionPolicy(precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in model.blocks:
@@ -79,14 +82,9 @@ def share(model, layout, device, precision):
     fully_shard(model, mesh=dealers)  # embeddings and head in fp32, as the residual stream is
     if tp.size() > 1:
         model.loss = functools.partial(share_of_loss, tp)
-        for linear in stacks(model):
+        for linear in (linear for block in model.blocks for linear in (block.attn.qkv, block.mlp.fc)):
             for p in linear.parameters():
                 p.parts = linear.parts  # for `whole` and `part`
-
-
-def stacks(model):
-    """The linear layers in which several matrices are stacked; their rows are `parts`."""
-    return [linear for block in model.blocks for linear in (block.attn.qkv, block.mlp.fc)]
 
 
 def share_block(block, tp):

@@ -1,6 +1,7 @@
 """The same run however its processes share it: 1, 2 and 4 processes, each mesh of ddp, fsdp and tp, each kind of model.
 
     python tests/layouts.py                    # everything; or some kinds: python tests/layouts.py gpt2 muon
+    python tests/layouts.py --memory           # what each GPU holds of the large models of config/
 
 Not a test that pytest runs: it takes half an hour on two cores. Of each kind and mesh it tells the largest difference of the
 losses of 50 steps from those of one process; then of runs that one mesh saved after 25 steps and another went on with.
@@ -35,7 +36,17 @@ MESHES = {  # (ddp, fsdp, tp)
 def main(kinds):
     where = Path(tempfile.mkdtemp(prefix='layouts-'))
     library = Path(json.__file__).parent
-    run(['prepare.py', 'tiny', f'--files={library}/*.py', '--tokenizer=bpe', '--vocab_size=512', '--val_fraction=0.2'], where)
+    run(
+        [
+            'prepare.py',
+            'tiny',
+            f'--files={library}/*.py',
+            '--tokenizer=bpe',
+            '--vocab_size=512',
+            '--val_fraction=0.2',
+        ],
+        where,
+    )
     meshes = [mesh for some in MESHES.values() for mesh in some]
     for kind in kinds:
         flags = f'{KINDS[kind]} --decay_lr=False --learning_rate=3e-3 --eval_interval=25'
@@ -56,8 +67,54 @@ def main(kinds):
             for before, after in pairs
         }
         worst = max(off, key=off.get)
-        print(f'{kind}, {len(off)} changes of mesh: {off[worst]:.1e} at most, {name(worst[0])} to {name(worst[1])}', flush=True)
+        print(
+            f'{kind}, {len(off)} changes of mesh: {off[worst]:.1e} at most, {name(worst[0])} to {name(worst[1])}',
+            flush=True,
+        )
     shutil.rmtree(where)
+
+
+def tell_memory(path, processes):
+    """Build a config's model and optimizer state on the meta device, as the first of so many processes that only pretend to be."""
+    import torch
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    import mesh
+    import train
+    from config import size
+    from model import ARCHITECTURES, Config, Transformer
+
+    torch.distributed.init_process_group('fake', store=FakeStore(), rank=0, world_size=processes)
+    with settings_of(train, path) as chosen:
+        names = ('block_size', 'n_layer', 'n_head', 'n_kv_head', 'n_embd', 'bias')
+        shape = {name: chosen[name] for name in names} | ARCHITECTURES[chosen['arch']]
+        with torch.device('meta'):
+            model = Transformer(Config(vocab_size=50257, **shape))
+        layout = mesh.lay_out(torch.device('cpu'), processes, chosen['fsdp'], chosen['tp'])
+        block = sum(p.numel() for p in model.blocks[0].parameters())
+        rest = sum(p.numel() for p in model.parameters()) - len(model.blocks) * block
+        mesh.deal_out(model, layout.mesh, torch.bfloat16)
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizers = train.make_optimizers(model, torch.bfloat16)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group['fused'] = False  # there is no such kernel for the meta device
+            optimizer.step()
+    torch.distributed.destroy_process_group()
+    states = [t for o in optimizers for state in o.state.values() for t in state.values() if t.dim()]
+    parts = {
+        'weights': sum(p.to_local().nbytes for p in model.parameters()),
+        'gradients': sum(p.grad.to_local().nbytes for p in model.parameters()),
+        'optimizer': sum(t.to_local().nbytes for t in states),
+        # two blocks in bf16, as the next one comes while one computes; a block's gradient in bf16, and in fp32 on its way;
+        # what is outside of the blocks with its gradient in fp32
+        'gathered': block * (2 * 2 + 2 + 4) + rest * (4 + 4),
+    }
+    told = ', '.join(f'{name} {n / 1e9:.1f} GB' for name, n in parts.items())
+    print(
+        f'{Path(path).name}: {size(model.num_params())} parameters; each of {processes} GPUs: {told}, in all {sum(parts.values()) / 1e9:.1f} GB'
+    )
 
 
 def name(mesh):
@@ -76,7 +133,9 @@ def together(where, jobs):
             continue
         launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={size}']
         command = [*launch, __file__, '--worker', json.dumps(own)]
-        done = subprocess.run(command, cwd=where, capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+        done = subprocess.run(
+            command, cwd=where, capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'}
+        )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
 
 
@@ -102,20 +161,24 @@ def work(jobs):
 
 
 def losses(directory):
-    """All losses of a run, of training and of evaluation, by step."""
+    """All losses of a run, of training and of evaluation, and the norms of its gradients, by step."""
     with open(directory / 'metrics.jsonl') as f:
         records = [json.loads(line) for line in f]
-    return {(r['step'], key): r[key] for r in records for key in ('loss', 'train_loss', 'val_loss', 'norm') if key in r}
+    names = ('loss', 'norm', 'train_loss', 'val_loss')
+    return {(record['step'], name): record[name] for record in records for name in names if name in record}
 
 
 def difference(one, other):
-    """The largest between two runs' losses at the same steps; of the norm of the gradient, a tenth."""
+    """The largest between two runs at the same step."""
     assert one.keys() == other.keys()
-    return max(abs(one[key] - other[key]) for key in one if key[1] != 'norm')
+    return max(abs(one[key] - other[key]) for key in one)
 
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--worker']:
         work(json.loads(sys.argv[2]))
+    elif sys.argv[1:] == ['--memory']:
+        tell_memory(str(ROOT / 'config/gpt2_xl.py'), 8)
+        tell_memory(str(ROOT / 'config/llama_7b.py'), 64)
     else:
         main(sys.argv[1:] or KINDS)

@@ -1,0 +1,124 @@
+"""mesh.py: the same losses and the same files whatever the processes hold. `layouts.py` does it at length."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TINY, ends_in_one_line
+from layouts import KINDS, SHAPE, difference, losses, out_dir, together
+from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+
+import checkpoint
+import mesh
+from model import ARCHITECTURES, Config, Transformer
+
+FLAGS = '--decay_lr=False --eval_interval=3 --eval_iters=3'  # of which processes have different numbers
+ONE, FSDP_TP, HSDP, TP, FSDP = (1, 1, 1), (1, 2, 2), (2, 2, 1), (1, 1, 2), (1, 2, 1)
+
+
+@pytest.fixture(scope='module')
+def runs(workspace, tmp_path_factory):
+    """A directory in which one process has run 6 steps of each kind, and 3; and others have begun and gone on."""
+    where = tmp_path_factory.mktemp('runs')
+    (where / 'data').symlink_to(workspace / 'data')
+
+    def jobs(kind, *runs):
+        return [
+            (m, f'{KINDS[kind]} {FLAGS} --max_iters={end}', f'{kind}/{stem}', before)
+            for m, end, stem, before in runs
+        ]
+
+    straight = [job for kind in ('gpt2', 'masked', 'muon') for job in jobs(kind, (ONE, 6, 'straight', ''))]
+    half = out_dir('muon/half', ONE)
+    together(
+        where,
+        [
+            *straight,
+            *jobs('gpt2', (HSDP, 6, 'straight', '')),
+            *jobs('masked', (TP, 6, 'straight', '')),
+            *jobs('muon', (ONE, 3, 'half', ''), (FSDP_TP, 6, 'from-one', half), (FSDP_TP, 3, 'half', '')),
+        ],
+    )
+    together(where, jobs('muon', (ONE, 6, 'from-fsdp-tp', out_dir('muon/half', FSDP_TP))))
+    return where
+
+
+@pytest.mark.parametrize(
+    'kind, stem, shared',
+    [
+        ('gpt2', 'straight', HSDP),
+        ('masked', 'straight', TP),
+        ('muon', 'from-one', FSDP_TP),
+        ('muon', 'from-fsdp-tp', ONE),
+    ],
+)
+def test_losses_are_those_of_one_process(runs, kind, stem, shared):
+    one = losses(runs / out_dir(f'{kind}/straight', ONE))
+    assert difference(one, losses(runs / out_dir(f'{kind}/{stem}', shared))) < 1e-5
+    assert {step for step, name in one if name == 'loss'} == set(range(6))
+
+
+def test_a_checkpoint_is_the_same_whatever_the_mesh(runs):
+    one, shared = (checkpoint.latest(runs / out_dir('muon/half', m)) for m in (ONE, FSDP_TP))
+    of_one, of_shared = (load_file(path / 'model.safetensors') for path in (one, shared))
+    torch.testing.assert_close(of_shared, of_one, atol=1e-6, rtol=1e-4)
+    of_one, of_shared = (
+        torch.load(path / 'optimizer.pt', weights_only=True)['optimizers'] for path in (one, shared)
+    )
+    torch.testing.assert_close(of_shared, of_one, atol=1e-6, rtol=1e-4)
+
+
+def test_the_command_a_user_types(workspace, tmp_path, runs):
+    (tmp_path / 'data').symlink_to(workspace / 'data')
+    launch = '-m torch.distributed.run --standalone --nproc_per_node=2'.split()
+    words = f'{TINY} {SHAPE} {KINDS["muon"]} {FLAGS} --fsdp=2 --max_iters=6 --out_dir=out'
+    command = [sys.executable, *launch, str(ROOT / 'train.py'), *words.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert difference(losses(runs / out_dir('muon/straight', ONE)), losses(tmp_path / 'out')) < 1e-5
+
+
+@pytest.fixture
+def alone():
+    """A process group of this process only."""
+    torch.distributed.init_process_group('gloo', store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh('cpu', (1, 1, 1), mesh_dim_names=('ddp', 'fsdp', 'tp'))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('arch', ['gpt2', 'bert', 'modern'])
+@pytest.mark.parametrize('precision', [torch.float32, torch.bfloat16])
+def test_dealt_out_to_one_process_a_model_computes_as_before(alone, arch, precision):
+    """In bf16 too, but for the scales of norms, which are rounded with all that is gathered: GPT-2's begin as ones."""
+    made = []
+    for deal in (False, True):
+        torch.manual_seed(0)
+        model = Transformer(
+            Config(vocab_size=60, block_size=16, n_layer=2, n_head=2, n_embd=16, **ARCHITECTURES[arch])
+        )
+        if deal:
+            mesh.deal_out(model, alone, precision)
+        ids = torch.arange(32).view(2, 16)
+        with torch.autocast('cpu', precision, enabled=precision != torch.float32):
+            loss = model(ids, ids)
+        loss.backward()
+        norm = mesh.clip_grad_norm_(model.parameters(), 1.0)
+        made.append([loss.detach(), norm, *(mesh.whole(p.grad, p) for p in model.parameters())])
+    torch.testing.assert_close(made[1], made[0], atol=0, rtol=0)
+
+
+def test_rows_are_dealt_by_parts_and_collected():
+    rows = torch.arange(8)  # 4 of queries, 2 of keys, 2 of values
+    assert mesh.dealt(rows, [4, 2, 2], 2).tolist() == [0, 1, 4, 6, 2, 3, 5, 7]
+    assert mesh.collected(mesh.dealt(rows, [4, 2, 2], 2), [4, 2, 2], 2).tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+    'processes, fsdp, tp, words',
+    [(1, 2, 1, ['fsdp = 2', '1']), (8, 1, 3, ['tp = 3', '8']), (4, 0, 1, ['fsdp = 0'])],
+)
+def test_a_mesh_that_does_not_come_out_even_ends_in_one_line(capsys, processes, fsdp, tp, words):
+    with ends_in_one_line(capsys, *words):
+        mesh.lay_out(torch.device('cpu'), processes, fsdp, tp)
