@@ -131,8 +131,10 @@ def together(where, jobs):
         own = [job for job in jobs if job[0][0] * job[0][1] * job[0][2] == size]
         if not own:
             continue
-        launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={size}']
-        command = [*launch, __file__, '--worker', json.dumps(own)]
+        launch = (
+            ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={size}'] if size > 1 else []
+        )
+        command = [sys.executable, *launch, __file__, '--worker', json.dumps(own)]
         done = subprocess.run(
             command, cwd=where, capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'}
         )
@@ -146,14 +148,13 @@ def work(jobs):
     import runtime
     import train
 
-    runtime.join_processes('', torch.device('cpu'))
-    again = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    again = runtime.join_processes('', torch.device('cpu'))
     runtime.join_processes, torch.distributed.destroy_process_group = lambda *_: again, lambda: None
     for (ddp, fsdp, tp), flags, stem, before in jobs:
         out = out_dir(stem, (ddp, fsdp, tp))
         if before and again[0] == 0:
             shutil.copytree(before, out)
-        torch.distributed.barrier()
+        runtime.sum_over_processes(torch.zeros(()))  # they wait for it
         resume = '--init_from=resume' if before else ''
         words = f'{TINY} {SHAPE} --out_dir={out} --fsdp={fsdp} --tp={tp} {resume} {flags}'
         with settings_of(train, words) as settings:

@@ -15,69 +15,50 @@ import mesh
 from model import ARCHITECTURES, Config, Transformer
 
 FLAGS = '--decay_lr=False --eval_interval=3 --eval_iters=3'  # of which processes have different numbers
-ONE, FSDP_TP, HSDP, TP, FSDP = (1, 1, 1), (1, 2, 2), (2, 2, 1), (1, 1, 2), (1, 2, 1)
+ONE, TP, FSDP_TP, HSDP = (1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 2, 1)  # ddp x fsdp x tp
 
 
 @pytest.fixture(scope='module')
 def runs(workspace, tmp_path_factory):
-    """A directory in which one process has run 6 steps of each kind, and 3; and others have begun and gone on."""
+    """A directory with 6 steps of each kind of model by one process; others have run them too, or the second half."""
     where = tmp_path_factory.mktemp('runs')
     (where / 'data').symlink_to(workspace / 'data')
 
-    def jobs(kind, *runs):
-        return [
-            (m, f'{KINDS[kind]} {FLAGS} --max_iters={end}', f'{kind}/{stem}', before)
-            for m, end, stem, before in runs
-        ]
+    def job(kind, m, steps, stem, before=''):
+        return (m, f'{KINDS[kind]} {FLAGS} --max_iters={steps}', f'{kind}/{stem}', before)
 
-    straight = [job for kind in ('gpt2', 'masked', 'muon') for job in jobs(kind, (ONE, 6, 'straight', ''))]
-    half = out_dir('muon/half', ONE)
-    together(
-        where,
-        [
-            *straight,
-            *jobs('gpt2', (HSDP, 6, 'straight', '')),
-            *jobs('masked', (TP, 6, 'straight', '')),
-            *jobs('muon', (ONE, 3, 'half', ''), (FSDP_TP, 6, 'from-one', half), (FSDP_TP, 3, 'half', '')),
-        ],
-    )
-    together(where, jobs('muon', (ONE, 6, 'from-fsdp-tp', out_dir('muon/half', FSDP_TP))))
+    jobs = [job(kind, ONE, 6, 'straight') for kind in ('gpt2', 'masked', 'muon')]
+    jobs += [job('masked', TP, 6, 'straight'), job('muon', ONE, 3, 'half'), job('muon', FSDP_TP, 3, 'half')]
+    jobs += [job('muon', FSDP_TP, 6, 'on', out_dir('muon/half', ONE))]
+    jobs += [job('muon', HSDP, 6, 'on', out_dir('muon/half', FSDP_TP))]
+    together(where, jobs)
     return where
 
 
 @pytest.mark.parametrize(
-    'kind, stem, shared',
-    [
-        ('gpt2', 'straight', HSDP),
-        ('masked', 'straight', TP),
-        ('muon', 'from-one', FSDP_TP),
-        ('muon', 'from-fsdp-tp', ONE),
-    ],
+    'kind, stem, shared', [('masked', 'straight', TP), ('muon', 'on', FSDP_TP), ('muon', 'on', HSDP)]
 )
 def test_losses_are_those_of_one_process(runs, kind, stem, shared):
     one = losses(runs / out_dir(f'{kind}/straight', ONE))
-    assert difference(one, losses(runs / out_dir(f'{kind}/{stem}', shared))) < 1e-5
+    assert difference(one, losses(runs / out_dir(f'{kind}/{stem}', shared))) < 1e-4
     assert {step for step, name in one if name == 'loss'} == set(range(6))
 
 
 def test_a_checkpoint_is_the_same_whatever_the_mesh(runs):
     one, shared = (checkpoint.latest(runs / out_dir('muon/half', m)) for m in (ONE, FSDP_TP))
     of_one, of_shared = (load_file(path / 'model.safetensors') for path in (one, shared))
-    torch.testing.assert_close(of_shared, of_one, atol=1e-6, rtol=1e-4)
-    of_one, of_shared = (
-        torch.load(path / 'optimizer.pt', weights_only=True)['optimizers'] for path in (one, shared)
-    )
-    torch.testing.assert_close(of_shared, of_one, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(of_shared, of_one, atol=1e-4, rtol=0)
+    of_one, of_shared = (torch.load(path / 'optimizer.pt', weights_only=True) for path in (one, shared))
+    torch.testing.assert_close(of_shared, of_one, atol=1e-5, rtol=1e-4)
 
 
-def test_the_command_a_user_types(workspace, tmp_path, runs):
-    (tmp_path / 'data').symlink_to(workspace / 'data')
+def test_the_command_a_user_types(runs):
     launch = '-m torch.distributed.run --standalone --nproc_per_node=2'.split()
-    words = f'{TINY} {SHAPE} {KINDS["muon"]} {FLAGS} --fsdp=2 --max_iters=6 --out_dir=out'
+    words = f'{TINY} {SHAPE} {KINDS["gpt2"]} {FLAGS} --fsdp=2 --max_iters=6 --out_dir=typed'
     command = [sys.executable, *launch, str(ROOT / 'train.py'), *words.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=runs, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert difference(losses(runs / out_dir('muon/straight', ONE)), losses(tmp_path / 'out')) < 1e-5
+    assert difference(losses(runs / out_dir('gpt2/straight', ONE)), losses(runs / 'typed')) < 1e-4
 
 
 @pytest.fixture
