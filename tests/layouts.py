@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import TINY, run, settings_of
+from conftest import ROOT, TINY, run, settings_of
 
 KINDS = {
     'gpt2': '--bias=True --batch_size=2',
