@@ -9,6 +9,8 @@ Processes stand in a mesh of ddp x fsdp x tp, those of one machine side by side:
            (Shoeybi et al. 2019, "Megatron-LM"; torch's parallelize_module); embeddings and norms all its processes compute
 
 Rows are dealt to ddp x fsdp; the processes of a tp group have the same ones. What is saved is whole, whatever the mesh.
+
+The parts of torch.distributed are imported where they are used: they take most of a second, and one process needs none.
 """
 
 import contextlib
@@ -16,10 +18,6 @@ import functools
 from typing import NamedTuple
 
 import torch
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from config import fail
@@ -29,10 +27,10 @@ from loss import cross_entropy
 class Layout(NamedTuple):
     """Where this process stands. Of those that have rows of their own it is number `rank` of `ranks`, over which `group` adds."""
 
-    mesh: torch.distributed.DeviceMesh | None = None  # (ddp, fsdp, tp); None: there is one process only
+    mesh: 'torch.distributed.DeviceMesh | None' = None  # (ddp, fsdp, tp); None: there is one process only
     rank: int = 0
     ranks: int = 1
-    group: torch.distributed.ProcessGroup | None = None
+    group: 'torch.distributed.ProcessGroup | None' = None
 
     @property
     def shares(self):
@@ -46,6 +44,8 @@ def lay_out(device, world_size, fsdp, tp):
         fail(f'fsdp = {fsdp} times tp = {tp} should divide the number of processes, {world_size}')
     if not torch.distributed.is_initialized():
         return Layout()
+    from torch.distributed.device_mesh import init_device_mesh
+
     ddp = world_size // (fsdp * tp)
     mesh = init_device_mesh(device.type, (ddp, fsdp, tp), mesh_dim_names=('ddp', 'fsdp', 'tp'))
     rows = init_device_mesh(device.type, (ddp * fsdp, tp), mesh_dim_names=('rows', 'tp'))['rows']
@@ -63,9 +63,11 @@ def share(model, layout, device, precision):
 def deal_out(model, mesh, precision):
     """Deal a model out over a mesh (ddp, fsdp, tp), a block at a time: its device never holds more than one whole.
 
-    Weights stay in fp32 and are gathered in `precision`, in which they are multiplied. Ends the program if tp does not divide
-    the model.
+    Weights stay in fp32. Those of the blocks' layers are gathered in `precision`, in which they are multiplied; norms,
+    embeddings and head in fp32, as under autocast. Ends the program if tp does not divide the model.
     """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     tp = mesh['tp']
     c, width = model.config, model.blocks[0].mlp.width
     for name, number in (('n_head', c.n_head), ('n_kv_head', c.kv_heads), ('the width of the MLP', width)):
@@ -78,8 +80,8 @@ def deal_out(model, mesh, precision):
     for block in model.blocks:
         if tp.size() > 1:
             share_block(block, tp)
-        fully_shard(block, mesh=dealers, mp_policy=rounded)
-    fully_shard(model, mesh=dealers)  # embeddings and head in fp32, as the residual stream is
+        fully_shard([block.attn, block.mlp], mesh=dealers, mp_policy=rounded)
+    fully_shard(model, mesh=dealers)
     if tp.size() > 1:
         model.loss = functools.partial(share_of_loss, tp)
         for linear in (linear for block in model.blocks for linear in (block.attn.qkv, block.mlp.fc)):
@@ -89,6 +91,8 @@ def deal_out(model, mesh, precision):
 
 def share_block(block, tp):
     """Tensor parallelism: each process has some heads and some of the MLP's width; what they give is added up."""
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
     for linear in (block.attn.qkv, block.mlp.fc):
         for p in linear.parameters():
             p.data = dealt(p.data, linear.parts, tp.size())
@@ -100,6 +104,7 @@ def share_block(block, tp):
 
 def share_of_loss(tp, x, weight, bias, padding, targets, softcap):
     """`loss.cross_entropy` of positions that all processes of tp have: each computes it for its share of them."""
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
     def own(t):  # its gradient: those of all shares
         t = DTensor.from_local(t, tp, [Replicate()], run_check=False)
@@ -110,7 +115,9 @@ def share_of_loss(tp, x, weight, bias, padding, targets, softcap):
 
     bias = None if bias is None else common(bias)
     share = cross_entropy(own(x), common(weight), bias, padding, own(targets), softcap)
-    return DTensor.from_local(share, tp, [Partial()], run_check=False).full_tensor()
+    return (
+        DTensor.from_local(share, tp, [Partial()], run_check=False).full_tensor().clone()
+    )  # FSDP wants no view
 
 
 def replica(model, layout, device):
@@ -123,41 +130,50 @@ def replica(model, layout, device):
 @contextlib.contextmanager
 def averaging(model, last):
     """Within it a backward pass is the last of a step or not: the gradients of replicas are averaged once."""
-    if isinstance(model, FSDPModule):
+    if hasattr(model, 'set_requires_all_reduce'):
         # over fsdp they are added up each time: those of a whole model are what may not fit into memory
         model.set_requires_all_reduce(last)
-    with model.no_sync() if isinstance(model, DDP) and not last else contextlib.nullcontext():
+    with model.no_sync() if hasattr(model, 'no_sync') and not last else contextlib.nullcontext():
         yield
 
 
 def clip_grad_norm_(parameters, max_norm):
-    """torch.nn.utils' for parameters of which each process may hold parts, of some on the mesh of fsdp, of others on that of
-    fsdp x tp -> the norm of all gradients before.
-    """
+    """torch.nn.utils' for parameters some of which may be on the mesh of fsdp, others on that of fsdp x tp -> the norm of all."""
     alike = {}
     for p in parameters:
-        alike.setdefault(p.device_mesh if isinstance(p, DTensor) else None, []).append(p)
-    norms = [torch.nn.utils.get_total_norm([p.grad for p in group]) for group in alike.values()]
-    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+        alike.setdefault(getattr(p, 'device_mesh', None), []).append(p)
+    norms = [complete(torch.nn.utils.get_total_norm([p.grad for p in group])) for group in alike.values()]
     norm = torch.linalg.vector_norm(torch.stack(norms))
     for group in alike.values():
         torch.nn.utils.clip_grads_with_norm_(group, max_norm, norm)
     return norm
 
 
-def whole(tensor, p):
-    """All of a tensor that is dealt out as the parameter p is, as one process would have it. All processes take part."""
-    if not isinstance(tensor, DTensor):
+def complete(tensor):
+    """All of a tensor of which processes hold parts; all of them take part."""
+    if not hasattr(tensor, 'device_mesh'):
         return tensor
-    first_fsdp = [Replicate()] * (tensor.device_mesh.ndim - 1) + [tensor.placements[-1]]
-    tensor = tensor.redistribute(placements=first_fsdp).full_tensor()
-    return collected(tensor, p.parts, p.device_mesh.size(-1)) if hasattr(p, 'parts') else tensor
+    from torch.distributed.tensor import Replicate
+
+    # first over fsdp, then over tp: torch warns where it has to go two ways at once
+    over_fsdp = [Replicate()] * (tensor.device_mesh.ndim - 1) + [tensor.placements[-1]]
+    return tensor.redistribute(placements=over_fsdp).full_tensor()
+
+
+def whole(tensor, p):
+    """All of a tensor that is dealt out as the parameter p is, with the rows in their order; all processes take part."""
+    tensor = complete(tensor)
+    return (
+        collected(tensor, p.parts, p.device_mesh.size(-1)) if hasattr(p, 'parts') and tensor.dim() else tensor
+    )
 
 
 def part(tensor, p):
     """Of a tensor that all processes have whole, what this one holds if it is dealt out as the parameter p is."""
-    if not isinstance(p, DTensor):
+    if not hasattr(p, 'device_mesh'):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     tensor = dealt(tensor, p.parts, p.device_mesh.size(-1)) if hasattr(p, 'parts') else tensor
     return distribute_tensor(tensor, p.device_mesh, p.placements, src_data_rank=None)
 
@@ -177,6 +193,13 @@ def collected(tensor, parts, tp):
 def whole_weights(model):
     """Name -> weight, whole, on the CPU of rank 0; None elsewhere. All processes take part."""
     return {name: on_rank_0(whole(p.detach(), p)) for name, p in model.named_parameters()}
+
+
+@torch.no_grad()
+def load_weights(model, weights):
+    """Give a model, dealt out or not, the weights of `whole_weights`, which each process has."""
+    for name, p in model.named_parameters():
+        p.copy_(part(weights[name], p))
 
 
 def whole_state(optimizer):

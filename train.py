@@ -361,7 +361,7 @@ def make_optimizers(model, precision):
 
 
 def compile_model(model, where, layout, say):
-    """The model as it is called in the loop: compiled if that is asked for and possible; block by block if it is dealt out."""
+    """The model as it is called in the loop: compiled if that is asked for and possible; layer by layer if it is dealt out."""
     if not compile:
         return model
     if reason := runtime.why_not_compile(where):
@@ -369,8 +369,8 @@ def compile_model(model, where, layout, say):
         return model
     say('compiling: the first step takes longer')
     if layout.shares:
-        for block in model.blocks:
-            block.forward = torch.compile(block.forward, dynamic=False)
+        for layer in (layer for block in model.blocks for layer in (block.attn, block.mlp)):
+            layer.forward = torch.compile(layer.forward, dynamic=False)
         return model
     return torch.compile(model, dynamic=False)  # every batch has the same shape
 

@@ -72,7 +72,6 @@ def alone():
 @pytest.mark.parametrize('arch', ['gpt2', 'bert', 'modern'])
 @pytest.mark.parametrize('precision', [torch.float32, torch.bfloat16])
 def test_dealt_out_to_one_process_a_model_computes_as_before(alone, arch, precision):
-    """In bf16 too, but for the scales of norms, which are rounded with all that is gathered: GPT-2's begin as ones."""
     made = []
     for deal in (False, True):
         torch.manual_seed(0)
@@ -87,7 +86,7 @@ def test_dealt_out_to_one_process_a_model_computes_as_before(alone, arch, precis
         loss.backward()
         norm = mesh.clip_grad_norm_(model.parameters(), 1.0)
         made.append([loss.detach(), norm, *(mesh.whole(p.grad, p) for p in model.parameters())])
-    torch.testing.assert_close(made[1], made[0], atol=0, rtol=0)
+    torch.testing.assert_close(made[1], made[0], atol=0, rtol=0)  # to the bit
 
 
 def test_rows_are_dealt_by_parts_and_collected():
