@@ -15,6 +15,7 @@ The parts of torch.distributed are imported where they are used: they take most 
 
 import contextlib
 import functools
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -75,6 +76,8 @@ def deal_out(model, mesh, precision):
             fail(f'tp = {tp.size()} should divide {name} = {number}')
     if precision == torch.float16:
         fail("dtype = 'float16' does not go with fsdp and tp: take bfloat16 or float32")
+    # of views, which should not be changed in place: we do so nowhere
+    warnings.filterwarnings('ignore', 'FSDP2-wrapped module')
     dealers = mesh['ddp', 'fsdp'] if mesh['ddp'].size() > 1 else mesh['fsdp']
     rounded = MixedPrecisionPolicy(precision, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in model.blocks:

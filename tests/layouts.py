@@ -4,7 +4,8 @@
     python tests/layouts.py --memory           # what each GPU holds of the large models of config/
 
 Not a test that pytest runs: it takes half an hour on two cores. Of each kind and mesh it tells the largest difference of the
-losses of 50 steps from those of one process; then of runs that one mesh saved after 25 steps and another went on with.
+losses and norms of 50 steps from those of one process; then of runs that one mesh saved after 25 steps and another took over
+for 10 more, each from each.
 """
 
 import itertools
@@ -31,47 +32,53 @@ MESHES = {  # (ddp, fsdp, tp)
     2: [(2, 1, 1), (1, 2, 1), (1, 1, 2)],
     4: [(4, 1, 1), (1, 4, 1), (1, 1, 4), (1, 2, 2), (2, 2, 1), (2, 1, 2)],
 }
+ALL = [mesh for some in MESHES.values() for mesh in some]
 
 
 def main(kinds):
     where = Path(tempfile.mkdtemp(prefix='layouts-'))
-    library = Path(json.__file__).parent
-    run(
-        [
-            'prepare.py',
-            'tiny',
-            f'--files={library}/*.py',
-            '--tokenizer=bpe',
-            '--vocab_size=512',
-            '--val_fraction=0.2',
-        ],
-        where,
-    )
-    meshes = [mesh for some in MESHES.values() for mesh in some]
+    files = f'--files={Path(json.__file__).parent}/*.py'
+    run(['prepare.py', 'tiny', files, '--tokenizer=bpe', '--vocab_size=512', '--val_fraction=0.2'], where)
     for kind in kinds:
-        flags = f'{KINDS[kind]} --decay_lr=False --learning_rate=3e-3 --eval_interval=25'
-        together(where, [(mesh, f'{flags} --max_iters=50', f'{kind}/straight', '') for mesh in meshes])
-        together(where, [(mesh, f'{flags} --max_iters=25', f'{kind}/half', '') for mesh in meshes])
-        one = losses(where / out_dir(f'{kind}/straight', (1, 1, 1)))
-        for mesh in meshes:
-            off = difference(one, losses(where / out_dir(f'{kind}/straight', mesh)))
-            print(f'{kind}, {name(mesh)}: losses differ by at most {off:.1e}', flush=True)
-        pairs = list(itertools.product(meshes, meshes))
-        jobs = [
-            (after, f'{flags} --max_iters=50', f'{kind}/from-{name(before)}', out_dir(f'{kind}/half', before))
-            for before, after in pairs
-        ]
-        together(where, jobs)
-        off = {
-            (before, after): difference(one, losses(where / out_dir(f'{kind}/from-{name(before)}', after)))
-            for before, after in pairs
-        }
-        worst = max(off, key=off.get)
-        print(
-            f'{kind}, {len(off)} changes of mesh: {off[worst]:.1e} at most, {name(worst[0])} to {name(worst[1])}',
-            flush=True,
-        )
+        straight(where, kind)
+        taken_over(where, kind)
     shutil.rmtree(where)
+
+
+def straight(where, kind):
+    """50 steps of each mesh against those of one process; and 25 for `taken_over`."""
+    jobs = [(mesh, f'{flags(kind)} --max_iters=50', f'{kind}/straight', '') for mesh in ALL]
+    jobs += [(mesh, f'{flags(kind)} --max_iters=25', f'{kind}/half', '') for mesh in ALL]
+    together(where, jobs)
+    one = losses(where / out_dir(f'{kind}/straight', (1, 1, 1)))
+    for mesh in ALL:
+        off = difference(one, losses(where / out_dir(f'{kind}/straight', mesh)))
+        print(f'{kind}, {name(mesh)}: {off:.1e} from one process at most', flush=True)
+
+
+def taken_over(where, kind):
+    """Steps 25 to 35 of each mesh from what each mesh saved, against those of one process."""
+    jobs = [
+        (
+            after,
+            f'{flags(kind)} --max_iters=35',
+            f'{kind}/from-{name(before)}',
+            out_dir(f'{kind}/half', before),
+        )
+        for before, after in itertools.product(ALL, ALL)
+    ]
+    together(where, jobs)
+    one, off = losses(where / out_dir(f'{kind}/straight', (1, 1, 1))), {}
+    one = {(step, what): value for (step, what), value in one.items() if step < 35 + what.endswith('_loss')}
+    for before, after in itertools.product(ALL, ALL):
+        other = losses(where / out_dir(f'{kind}/from-{name(before)}', after))
+        off[f'from {name(before)} to {name(after)}'] = difference(one, other)
+    worst = max(off, key=off.get)
+    print(f'{kind}, {len(off)} changes of mesh: {off[worst]:.1e} at most, {worst}', flush=True)
+
+
+def flags(kind):
+    return f'{KINDS[kind]} --decay_lr=False --learning_rate=3e-3 --eval_interval=5'
 
 
 def tell_memory(path, processes):
