@@ -141,14 +141,22 @@ def averaging(model, last):
 
 
 def clip_grad_norm_(parameters, max_norm):
-    """torch.nn.utils' for parameters some of which may be on the mesh of fsdp, others on that of fsdp x tp -> the norm of all."""
+    """torch.nn.utils' for parameters of which processes may hold parts, on one mesh or another -> the norm of all gradients."""
+    parameters = list(parameters)
+    if not hasattr(parameters[0], 'device_mesh'):
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
     alike = {}
     for p in parameters:
-        alike.setdefault(getattr(p, 'device_mesh', None), []).append(p)
-    norms = [complete(torch.nn.utils.get_total_norm([p.grad for p in group])) for group in alike.values()]
-    norm = torch.linalg.vector_norm(torch.stack(norms))
-    for group in alike.values():
-        torch.nn.utils.clip_grads_with_norm_(group, max_norm, norm)
+        alike.setdefault((p.device_mesh, p.placements), []).append(p.grad.to_local())
+    squares = []
+    for (mesh, placements), grads in alike.items():
+        squares.append(torch.nn.utils.get_total_norm(grads) ** 2)
+        for dim, placement in enumerate(placements):
+            if not placement.is_replicate():
+                torch.distributed.all_reduce(squares[-1], group=mesh.get_group(dim))
+    norm = torch.stack(squares).sum().sqrt()
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_([grad for grads in alike.values() for grad in grads], scale)
     return norm
 
 
