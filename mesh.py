@@ -38,6 +38,14 @@ class Layout(NamedTuple):
         """Whether the model is dealt out. If not, each process has all of it."""
         return self.mesh is not None and self.mesh['fsdp'].size() * self.mesh['tp'].size() > 1
 
+    def __str__(self):
+        if self.mesh is None or self.mesh.size() == 1:
+            return '1 process'
+        sizes = ' x '.join(
+            f'{name} {n}' for name, n in zip(self.mesh.mesh_dim_names, self.mesh.shape, strict=True)
+        )
+        return f'{self.mesh.size()} processes' + (f', {sizes}' if self.shares else '')
+
 
 def lay_out(device, world_size, fsdp, tp):
     """The mesh of all processes, ddp being what fsdp and tp leave -> Layout. Ends the program if that does not come out even."""

@@ -46,10 +46,12 @@ class Muon(torch.optim.Optimizer):
             grads = [p.grad for p in params]
             momenta = [self.state[p].setdefault('momentum', torch.zeros_like(p)) for p in params]
             torch._foreach_lerp_(momenta, grads, 1 - group['momentum'])
-            ahead = zip(torch._foreach_lerp(grads, momenta, group['momentum']), params, strict=True)
-            ahead = torch.stack([mesh.whole(g.to(self.dtype), p) for g, p in ahead])  # (n, rows, cols)
+            ahead = [g.lerp(m, group['momentum']).to(self.dtype) for g, m in zip(grads, momenta, strict=True)]
+            ahead = torch.stack(
+                [mesh.whole(g, p) for g, p in zip(ahead, params, strict=True)]
+            )  # (n, rows, cols)
             steps = torch.cat([self.steps_of(part) for part in ahead.split(group['parts'], dim=1)], dim=1)
-            steps = [mesh.part(step.to(p.dtype), p) for step, p in zip(steps, params, strict=True)]
+            steps = [mesh.part(step, p).to(p.dtype) for step, p in zip(steps, params, strict=True)]
             torch._foreach_mul_(params, 1 - group['lr'] * group['weight_decay'])
             torch._foreach_add_(params, steps, alpha=-group['lr'])
 

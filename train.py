@@ -112,7 +112,7 @@ def main(settings):
     precision = runtime.choose_dtype(dtype, where)
     rank, world_size = runtime.join_processes(backend, where)
     say = functools.partial(print, flush=True) if rank == 0 else lambda *words: None
-    layout = mesh.lay_out(where, world_size, fsdp, tp)
+    layout = mesh.Layout() if estimate else mesh.lay_out(where, world_size, fsdp, tp)
     check_settings(layout)
     if estimate:
         return say(describe_run(where, precision, world_size))
@@ -139,7 +139,7 @@ def main(settings):
     epochs = [float(tokens_per_step * max_iters * share / len(tokens)) for tokens, share in data['train']]
     say(
         f'{size(model.num_params())} parameters, {meta["vocab_size"]:,} tokens in the vocabulary; {where.type} in '
-        f'{str(precision)[6:]}, {world_size} process{"es" * (world_size > 1)}\n'
+        f'{str(precision)[6:]}, {layout}\n'
         f'{size(tokens_per_step)} tokens a step, {size(tokens_per_step * max_iters)} in all, '
         + ', '.join(f'{n:.2f} epochs of data/{name}' for n, name in zip(epochs, meta['mixture'], strict=True))
     )
