@@ -48,7 +48,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_lerp_(momenta, grads, 1 - group['momentum'])
             ahead = [g.lerp(m, group['momentum']).to(self.dtype) for g, m in zip(grads, momenta, strict=True)]
             ahead = torch.stack(
-                [mesh.whole(g, p) for g, p in zip(ahead, params, strict=True)]
+                [mesh.whole(*pair) for pair in zip(ahead, params, strict=True)]
             )  # (n, rows, cols)
             steps = torch.cat([self.steps_of(part) for part in ahead.split(group['parts'], dim=1)], dim=1)
             steps = [mesh.part(step, p).to(p.dtype) for step, p in zip(steps, params, strict=True)]
