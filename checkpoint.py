@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+import mesh
 import tokenizer
 from config import fail, reason, sha256
 from model import Transformer
@@ -32,18 +33,24 @@ SUMS = 'SHA256SUMS'
 FILES = ('config.json', 'model.safetensors', 'optimizer.pt', 'state.json')  # that each has
 
 
-def save(out_dir, state, model, optimizers, scaler, vocabulary_dir, keep=1):
+def gather(model, optimizers, scaler):
+    """What `save` writes, whole on rank 0: weights, optimizers and scaler. All processes take part, as each may hold but a part."""
+    weights = mesh.whole_weights(model)
+    return weights, {'optimizers': [mesh.whole_state(o) for o in optimizers], 'scaler': scaler.state_dict()}
+
+
+def save(out_dir, state, model, gathered, vocabulary_dir, keep=1):
     """Write the checkpoint of state['step'], then delete those that are neither the `keep` newest nor the best -> its path."""
+    weights, tensors = gathered
     final = Path(out_dir, f'step-{state["step"]:08d}')
     partial = Path(out_dir, f'.{final.name}.partial')
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        model.save(partial)
+        model.save(partial, weights)
         for name in ('tokenizer.json', 'tokenizer.txt', 'tokenizer_config.json'):
             if Path(vocabulary_dir, name).exists():
                 shutil.copyfile(Path(vocabulary_dir, name), partial / name)
-        tensors = {'optimizers': [o.state_dict() for o in optimizers], 'scaler': scaler.state_dict()}
         torch.save(tensors, partial / 'optimizer.pt')
         (partial / 'state.json').write_text(json.dumps(state, indent=2) + '\n')
         (partial / SUMS).write_text(''.join(f'{sha256(p)}  {p.name}\n' for p in sorted(partial.iterdir())))
@@ -211,10 +218,11 @@ def load_optimizers(path, optimizers, scaler):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about pickles that torch has not written
-            saved = torch.load(Path(path, 'optimizer.pt'), map_location='cpu', weights_only=True)
+            # mapped, not read: a process may need but a part
+            saved = torch.load(Path(path, 'optimizer.pt'), map_location='cpu', weights_only=True, mmap=True)
         for optimizer, state in zip(optimizers, saved['optimizers'], strict=True):
             chosen = [{k: v for k, v in group.items() if k != 'params'} for group in optimizer.param_groups]
-            optimizer.load_state_dict(state)
+            optimizer.load_state_dict(mesh.part_of_state(state, optimizer))
             for group, settings in zip(optimizer.param_groups, chosen, strict=True):
                 group |= settings  # those of this command, not of the one that saved
             for p, values in optimizer.state.items():  # which torch leaves unchecked

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 import checkpoint
+import mesh
 import runtime
 from config import fail, reason
 
@@ -172,7 +173,7 @@ def go_back(out_dir, before, health, state, model, optimizers, scaler):
     tried, saved = state['step'] + state['ahead'], checkpoint.read_state(path)
     state |= {name: saved[name] for name in state}
     state['ahead'] = tried - state['step']
-    model.load_state_dict(checkpoint.load_model(path).state_dict())
+    mesh.load_weights(model, dict(checkpoint.load_model(path).named_parameters()))
     checkpoint.load_optimizers(path, optimizers, scaler)
     health.in_a_row.zero_()
     return path

@@ -143,24 +143,26 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.heads = (config.n_head, config.kv_heads, config.kv_heads)
-        self.qkv = nn.Linear(config.n_embd, sum(self.heads) * config.head_size, bias=config.bias)
+        self.heads = (config.n_head, config.kv_heads, config.kv_heads)  # mesh.py may leave a process fewer
+        parts = [heads * config.head_size for heads in self.heads]
+        self.qkv = nn.Linear(config.n_embd, sum(parts), bias=config.bias)
+        self.qkv.parts = parts  # rows of each of the matrices stacked in it
         self.proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x, mask, angles, cache, past):
         B, T, C = x.shape
-        c = self.config
+        c, (n_head, kv_heads, _) = self.config, self.heads
         heads = self.qkv(x).view(B, T, sum(self.heads), c.head_size).transpose(1, 2)  # (B, nh of all, T, hs)
-        qk, v = heads.split((c.n_head + c.kv_heads, c.kv_heads), dim=1)
+        qk, v = heads.split((n_head + kv_heads, kv_heads), dim=1)
         if c.qk_norm:
             qk = F.layer_norm(qk, (c.head_size,))
         if angles is not None:
             qk = rotate(qk, angles)
-        q, k = qk.split((c.n_head, c.kv_heads), dim=1)
+        q, k = qk.split((n_head, kv_heads), dim=1)
         if cache is not None:
             k, v = cache.append(k, v, past)  # (B, nh, all that are seen, hs)
-        if c.kv_heads < c.n_head:
-            k, v = (each.repeat_interleave(c.n_head // c.kv_heads, dim=1) for each in (k, v))
+        if kv_heads < n_head:
+            k, v = (each.repeat_interleave(n_head // kv_heads, dim=1) for each in (k, v))
         dropout = c.dropout if self.training else 0.0
         causal = c.causal and T > 1  # a single new position sees all of the past
         attend = F.scaled_dot_product_attention
@@ -169,7 +171,7 @@ class Attention(nn.Module):
         elif T == 1 and q.device.type == 'cpu' and torch.compiler.is_compiling():
             attend = single_attention
         y = attend(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
-        return self.proj(y.transpose(1, 2).reshape(B, T, C))
+        return self.proj(y.transpose(1, 2).reshape(B, T, -1))
 
 
 class MLP(nn.Module):
@@ -180,6 +182,7 @@ class MLP(nn.Module):
         self.gates = 2 if self.kind == 'swiglu' else 1
         self.width = 4 * config.n_embd if self.gates == 1 else config.n_embd * 8 // 3 // 8 * 8
         self.fc = nn.Linear(config.n_embd, self.gates * self.width, bias=config.bias)
+        self.fc.parts = self.gates * [self.width]  # rows of each of the matrices stacked in it
         self.proj = nn.Linear(self.width, config.n_embd, bias=config.bias)
 
     def forward(self, x):
@@ -226,6 +229,8 @@ class MaskedHead(nn.Module):
 
 
 class Transformer(nn.Module):
+    loss = staticmethod(cross_entropy)  # mesh.py may deal out its positions
+
     def __init__(self, config):
         super().__init__()
         self.config = config
@@ -352,7 +357,7 @@ class Transformer(nn.Module):
         bias = None if self.head is None else self.head.bias
         padding = self.padding if self.config.padded_vocab_size > self.config.vocab_size else None
         x, targets = x.flatten(0, 1), targets.flatten()
-        return cross_entropy(x, self.head_matrix(), bias, padding, targets, self.config.softcap)
+        return self.loss(x, self.head_matrix(), bias, padding, targets, self.config.softcap)
 
     def num_params(self):
         """Parameters, the padding rows of the vocabulary left out: 124,439,808 for GPT-2."""
@@ -371,11 +376,11 @@ class Transformer(nn.Module):
         head = c.padded_vocab_size * c.n_embd + (c.n_embd**2 if self.head is not None else 0)
         return 6 * (matrices + predicted * head) + 12 * c.n_layer * c.n_embd * T
 
-    def save(self, directory):
-        """Write model.safetensors (fp32 as trained) and config.json."""
+    def save(self, directory, weights=None):
+        """Write model.safetensors (fp32 as trained) and config.json. weights: name -> weight, if this process has not all."""
         from safetensors.torch import save_file
 
-        weights = {name: p.detach().cpu().contiguous() for name, p in self.state_dict().items()}
+        weights = {name: w.detach().cpu().contiguous() for name, w in (weights or self.state_dict()).items()}
         save_file(weights, Path(directory, 'model.safetensors'))
         Path(directory, 'config.json').write_text(json.dumps(asdict(self.config), indent=2) + '\n')
 

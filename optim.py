@@ -6,6 +6,8 @@ matrix are learned equally fast. It needs about a third fewer tokens than AdamW 
 
 import torch
 
+import mesh
+
 STEPS = 5  # of Newton and Schulz
 QUINTIC = (3.4445, -4.7750, 2.0315)  # its coefficients, for which singular values end between 0.7 and 1.2
 
@@ -25,7 +27,8 @@ def orthogonalized(matrices, dtype=torch.bfloat16):
 
 
 class Muon(torch.optim.Optimizer):
-    """Each group holds matrices of one shape, (rows, cols), whose steps are computed together, divided among the processes.
+    """Each group holds matrices of one shape, (rows, cols), whose steps are computed together, divided among the processes,
+    whichever parts of them each holds.
 
     lr: length of a step, of a matrix whose singular values are 1. momentum: Nesterov's. weight_decay: as of AdamW. dtype: of
     the products of matrices, for which bf16 is exact enough where the hardware has it.
@@ -48,11 +51,15 @@ class Muon(torch.optim.Optimizer):
             # in place of a bad gradient the momentum itself, which their mean then leaves exactly as it is
             grads = [torch.where(bad, momentum, p.grad) for p, momentum in zip(params, momenta, strict=True)]
             torch._foreach_lerp_(momenta, grads, 1 - group['momentum'])
-            ahead = torch.stack(torch._foreach_lerp(grads, momenta, group['momentum']))  # (n, rows, cols)
+            ahead = [g.lerp(m, group['momentum']).to(self.dtype) for g, m in zip(grads, momenta, strict=True)]
+            ahead = torch.stack(
+                [mesh.whole(*pair) for pair in zip(ahead, params, strict=True)]
+            )  # (n, rows, cols)
             steps = torch.cat([self.steps_of(part) for part in ahead.split(group['parts'], dim=1)], dim=1)
             steps = torch.where(bad, 0, steps)
+            steps = [mesh.part(step, p).to(p.dtype) for step, p in zip(steps, params, strict=True)]
             torch._foreach_mul_(params, torch.where(bad, 1.0, 1 - group['lr'] * group['weight_decay']))
-            torch._foreach_add_(params, list(steps.to(params[0].dtype).unbind()), alpha=-group['lr'])
+            torch._foreach_add_(params, steps, alpha=-group['lr'])
 
     def steps_of(self, matrices):
         """(n, rows, cols) -> their directions; a matrix of more outputs than inputs steps further, as its gradient is longer."""
@@ -72,13 +79,7 @@ def muon_groups(model):
     """The matrices of the blocks of a model.Transformer as groups for Muon: of each kind one, from all layers."""
     groups = {}
     for block in model.blocks:
-        rows_of_heads = [heads * model.config.head_size for heads in block.attn.heads]
-        for linear, parts in (
-            (block.attn.qkv, rows_of_heads),
-            (block.attn.proj, None),
-            (block.mlp.fc, [block.mlp.width] * block.mlp.gates),
-            (block.mlp.proj, None),
-        ):
-            parts = parts or [len(linear.weight)]
+        for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc, block.mlp.proj):
+            parts = getattr(linear, 'parts', [len(linear.weight)])
             groups.setdefault((*linear.weight.shape, *parts), []).append(linear.weight)
     return [dict(params=params, parts=list(key[2:])) for key, params in groups.items()]

@@ -127,10 +127,10 @@ def join_processes(backend, device, timeout):
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def sum_over_processes(tensor):
-    """Add up a tensor over the processes, in place, and return it."""
+def sum_over_processes(tensor, group=None):
+    """Add up a tensor over the processes, or a group of them, in place, and return it."""
     if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(tensor)
+        torch.distributed.all_reduce(tensor, group=group)
     return tensor
 
 

@@ -28,10 +28,10 @@ if __name__ == '__main__':
     answer_help(globals())  # before torch is imported, which takes seconds
 
 import torch
-from torch.nn.parallel import DistributedDataParallel as DDP
 
 import checkpoint
 import faults
+import mesh
 import objectives
 import runtime
 from estimate import describe, rows_that_fit
@@ -100,9 +100,9 @@ wsd_decay = 0.2  # the part of lr_decay_iters that wsd's decay takes
 device = 'auto'  # 'cuda', 'cuda:1', 'cpu', 'mps'; auto takes the fastest there is
 dtype = 'auto'  # 'float32', 'bfloat16', or 'float16' with a gradient scaler; auto is bf16 where the hardware has it
 compile = True  # torch.compile: slower to start, faster to run
-activation_checkpointing = (
-    False  # compute layers again in the backward pass: far less memory, a third more time
-)
+activation_checkpointing = False  # compute layers again in the backward pass: less memory, a third more time
+fsdp = 1  # processes among which weights, gradients and optimizer states are dealt out; mesh.py tells how
+tp = 1  # processes that share the work within each block; those that fsdp and tp leave have models of their own
 backend = ''  # of torch.distributed: 'nccl', 'gloo'; '' is nccl on CUDA, gloo elsewhere
 hang_timeout = 600  # seconds that a process waits for the others, be it while one saves; then the run ends
 requeue = False  # on SIGUSR1, as of Slurm's --signal=USR1@120: put the job back into its queue
@@ -118,7 +118,8 @@ def main(settings):
     precision = runtime.choose_dtype(dtype, where)
     rank, world_size = runtime.join_processes(backend, where, hang_timeout)
     say = functools.partial(print, flush=True) if rank == 0 else lambda *words: None
-    check_settings(settings, world_size)
+    layout = mesh.Layout() if estimate else mesh.lay_out(where, world_size, fsdp, tp)
+    check_settings(settings, layout)
     if estimate:
         say(describe_run(where, precision, world_size))
         return watch.end()
@@ -127,11 +128,13 @@ def main(settings):
         runtime.by_rank_0(verify, dataset)
     data = {split: open_mixture(dataset, split, block_size) for split in ('train', 'val')}
 
-    # The model, new or from what was saved.
+    # The model, new or from what was saved: built whole on the CPU, then shared out.
     torch.manual_seed(seed)
     start, resuming = runtime.by_rank_0(faults.choose_start, init_from, out_dir)
     model, state = build_model(start, resuming, meta)
-    model.to(where)
+    flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
+    compiled = compile_model(model, where, layout, say)
+    mesh.share(model, layout, where, precision)
     if batch_size == 'auto':
         settings |= fit_batch(model, where, precision, world_size)
     rows = batch_size * gradient_accumulation_steps  # of a step: which ones depends on this alone
@@ -145,12 +148,11 @@ def main(settings):
     if resuming:
         checkpoint.load_optimizers(start, optimizers, scaler)
     tokens_per_step = rows * block_size
-    flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
     peak = runtime.peak_flops(where, precision) * world_size
     epochs = [float(tokens_per_step * max_iters * share / len(tokens)) for tokens, share in data['train']]
     say(
         f'{size(model.num_params())} parameters, {meta["vocab_size"]:,} tokens in the vocabulary; {where.type} in '
-        f'{str(precision)[6:]}, {world_size} process{"es" * (world_size > 1)}\n'
+        f'{str(precision)[6:]}, {layout}\n'
         f'{size(tokens_per_step)} tokens a step, {size(tokens_per_step * max_iters)} in all, '
         + ', '.join(f'{n:.2f} epochs of data/{name}' for n, name in zip(epochs, meta['mixture'], strict=True))
     )
@@ -158,16 +160,13 @@ def main(settings):
         say(
             f'utilisation is {size(flops_per_token, "G")} FLOPs a token (6 N + 12 L C T) of {size(peak, "G")} FLOP/s'
         )
-    compiled = compile_model(model, where, say)
-    forward = compiled
-    if torch.distributed.is_initialized():  # averages the gradients over the processes during backward
-        forward = DDP(compiled, [where.index] if where.type == 'cuda' else None, broadcast_buffers=False)
+    forward = mesh.replica(compiled, layout, where)  # averages gradients over the processes during backward
 
     # The loop.
     monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only)
     # the batches of a step are made while the one before it is computed
     ahead = ThreadPoolExecutor(1)
-    batches_of = functools.partial(step_batches, data, meta, where, rank, world_size)
+    batches_of = functools.partial(step_batches, data, meta, where, layout)
     upcoming = ahead.submit(batches_of, state['step'] + state['ahead'])
     gc.collect()
     gc.freeze()
@@ -183,7 +182,7 @@ def main(settings):
         elif step % eval_interval == 0 or step >= max_iters or eval_only:
             gc.collect()
             stop = functools.partial(watch.asked, step)
-            losses = estimate_losses(compiled, data, meta, where, precision, rank, world_size, stop)
+            losses = estimate_losses(compiled, data, meta, where, precision, layout, stop)
             if not losses:  # asked to stop, which the next turn does
                 continue
             val_loss = losses['val']
@@ -198,7 +197,9 @@ def main(settings):
         new = step > 0 and (step != saved_step or val_loss is not None)
         if saving and new and not eval_only and not health.in_a_row and math.isfinite(val_loss or 0):
             state['val_loss'] = val_loss
-            say(f'saved {runtime.by_rank_0(save, state, settings, meta, model, optimizers, scaler)}')
+            gathered = checkpoint.gather(model, optimizers, scaler)
+            say(f'saved {runtime.by_rank_0(save, state, settings, meta, model, gathered)}')
+            del gathered
             saved_step, mark = step, None
         if stopped:
             break
@@ -221,21 +222,20 @@ def main(settings):
         upcoming = ahead.submit(batches_of, step + 1 + state['ahead'])
         predicted = sum(int((batch['targets'] != -100).sum()) for batch in batches.values())
         # on the host: no GPU waits
-        predicted = runtime.sum_over_processes(torch.tensor(float(predicted))).item()
+        predicted = runtime.sum_over_processes(torch.tensor(float(predicted)), layout.group).item()
         loss = torch.zeros((), device=where)
         for number, batch in batches.items():
             # so dropout needs no state, and no other processes
             torch.manual_seed((seed * 1_000_003 + number) % 2**63)
-            last = number == max(batches)
-            with nullcontext() if last or forward is compiled else forward.no_sync():
+            with mesh.averaging(forward, last=number == max(batches)):
                 with runtime.autocast(where, precision):
                     part = forward(**runtime.to_device(batch, where)) / predicted
-                scaler.scale(part * world_size).backward()  # DDP divides by world_size
+                scaler.scale(part * layout.ranks).backward()  # a mean over the ranks is taken of it
             loss += part.detach()
         for each in optimizers:
             scaler.unscale_(each)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
-        loss = runtime.sum_over_processes(loss)
+        norm = mesh.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
+        loss = runtime.sum_over_processes(loss, layout.group)
         bad = health.judge(loss, norm)
         for each in optimizers:
             each.found_inf = bad  # 1.0 and it leaves everything as it is: nobody waits to know
@@ -268,7 +268,7 @@ def main(settings):
     return faults.exit_code(stopped)
 
 
-def check_settings(settings, world_size):
+def check_settings(settings, layout):
     """Refuse what cannot be, in one line."""
     for setting, known in (
         ('objective', ('causal', 'masked')),
@@ -293,10 +293,12 @@ def check_settings(settings, world_size):
     for setting, value in settings.items():
         if isinstance(value, int) and abs(value) >= 2**31:
             fail(f'{setting} = {value} should be less than 2 ** 31')
-    if gradient_accumulation_steps % world_size:
+    if gradient_accumulation_steps % layout.ranks:
         fail(
-            f'gradient_accumulation_steps = {gradient_accumulation_steps} is not divisible by {world_size} processes'
+            f'gradient_accumulation_steps = {gradient_accumulation_steps} is not divisible by {layout.ranks} processes'
         )
+    if batch_size == 'auto' and layout.shares:
+        fail("batch_size = 'auto' knows nothing of fsdp and tp: give a number")
     if objective == 'masked' and block_size < 3:
         fail(f'block_size = {block_size} leaves nothing to hide between cls and sep')
     if not 0 < mask_ratio < 1:
@@ -388,14 +390,18 @@ def make_optimizers(model, precision):
     return made
 
 
-def compile_model(model, where, say):
-    """The model as it is called in the loop: compiled if that is asked for and possible."""
+def compile_model(model, where, layout, say):
+    """The model as it is called in the loop: compiled if that is asked for and possible; layer by layer if it is dealt out."""
     if not compile:
         return model
     if reason := runtime.why_not_compile(where):
         say(f'not compiled: {reason}')
         return model
     say('compiling: the first step takes longer')
+    if layout.shares:
+        for layer in (layer for block in model.blocks for layer in (block.attn, block.mlp)):
+            layer.forward = torch.compile(layer.forward, dynamic=False)
+        return model
     return torch.compile(model, dynamic=False)  # every batch has the same shape
 
 
@@ -414,10 +420,10 @@ def learning_rate_at(step):
     return min_lr + left * (learning_rate - min_lr)
 
 
-def step_batches(data, meta, where, rank, world_size, step):
+def step_batches(data, meta, where, layout, step):
     """{number: batch} of the micro-batches of a step that are this process's: numbered through the run, dealt out in turn."""
     first = step * gradient_accumulation_steps
-    numbers = range(first + rank, first + gradient_accumulation_steps, world_size)
+    numbers = range(first + layout.rank, first + gradient_accumulation_steps, layout.ranks)
     return {number: runtime.pin(make_batch(data['train'], number, seed, meta), where) for number in numbers}
 
 
@@ -436,7 +442,7 @@ def make_batch(parts, number, seed, meta, hidden=None):
 
 
 @torch.no_grad()
-def estimate_losses(model, data, meta, where, precision, rank, world_size, stop):
+def estimate_losses(model, data, meta, where, precision, layout, stop):
     """The mean loss on the same eval_iters batches of each split every time, divided among the processes.
 
     stop: what all of them ask before each batch; where it is true, they return None.
@@ -448,28 +454,28 @@ def estimate_losses(model, data, meta, where, precision, rank, world_size, stop)
         whole = max(windows(tokens, block_size) / share for tokens, share in parts)
         count = min(eval_iters, max(1, int(whole / batch_size)))
         total = torch.zeros(2, device=where)  # sum of the losses, tokens predicted
-        for number in range(rank, count + rank, world_size):  # of all processes the same number of turns
+        for number in range(layout.rank, count + layout.rank, layout.ranks):
             if stop():
                 model.train()
                 return None
-            if number >= count:
-                break
-            batch = runtime.to_device(make_batch(parts, number, 0, meta, hidden=0.15), where)
+            # where there are too few the last is taken again, for nothing: all must go through a model that is dealt out
+            counts = number < count
+            batch = runtime.to_device(make_batch(parts, min(number, count - 1), 0, meta, hidden=0.15), where)
             with runtime.autocast(where, precision):
-                total[0] += model(**batch)
-            total[1] += (batch['targets'] != -100).sum()
-        loss, predicted = runtime.sum_over_processes(total).tolist()
+                total[0] += counts * model(**batch)
+            total[1] += counts * (batch['targets'] != -100).sum()
+        loss, predicted = runtime.sum_over_processes(total, layout.group).tolist()
         losses[split] = loss / predicted
     model.train()
     return losses
 
 
-def save(state, settings, meta, model, optimizers, scaler):
+def save(state, settings, meta, model, gathered):
     """Write a checkpoint -> its directory."""
     state = state | {name: meta[name] for name in ('tokenizer_hash', 'special', 'mixture', 'data_hash')}
     state |= dict(rows=batch_size * gradient_accumulation_steps, settings=settings)
     vocabulary_dir = Path('data', next(iter(meta['mixture'])))  # the parts of a mixture share one
-    return str(checkpoint.save(out_dir, state, model, optimizers, scaler, vocabulary_dir, keep))
+    return str(checkpoint.save(out_dir, state, model, gathered, vocabulary_dir, keep))
 
 
 def log_line(record, tokens_per_step):

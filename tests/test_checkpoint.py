@@ -40,7 +40,8 @@ def save(workspace, tmp_path):
             step=step, val_loss=val_loss, run=run, best_val_loss=math.inf, best_step=0, rows=4, ahead=0
         )
         state |= dict(settings={}, tokenizer_hash='', special={}, mixture={}, data_hash={})
-        return checkpoint.save(out_dir, state, *made, workspace / 'data' / 'tiny', keep)
+        gathered = checkpoint.gather(*made)
+        return checkpoint.save(out_dir, state, made[0], gathered, workspace / 'data' / 'tiny', keep)
 
     return save
 

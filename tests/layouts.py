@@ -1,0 +1,192 @@
+"""The same run however its processes share it: 1, 2 and 4 processes, each mesh of ddp, fsdp and tp, each kind of model.
+
+    python tests/layouts.py                    # everything; or some kinds: python tests/layouts.py gpt2 muon
+    python tests/layouts.py --memory           # what each GPU holds of the large models of config/
+
+Not a test that pytest runs: it takes half an hour on two cores. Of each kind and mesh it tells the largest difference of the
+losses and norms of 50 steps from those of one process; then of runs that one mesh saved after 25 steps and another took over
+for 10 more, each from each.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conftest import ROOT, TINY, run, settings_of
+
+KINDS = {
+    'gpt2': '--bias=True --batch_size=2',
+    'masked': '--arch=bert --objective=masked --mask_ratio=0.97 --bias=True --batch_size=2',  # rows differ in what they predict
+    'muon': '--arch=modern --optimizer=muon --bigrams=300 --n_kv_head=4 --batch_size=2',
+    'llama': '--arch=llama --optimizer=muon --n_kv_head=4 --batch_size=2',
+}
+SHAPE = '--n_head=8 --n_embd=64 --gradient_accumulation_steps=8'
+MESHES = {  # (ddp, fsdp, tp)
+    1: [(1, 1, 1)],
+    2: [(2, 1, 1), (1, 2, 1), (1, 1, 2)],
+    4: [(4, 1, 1), (1, 4, 1), (1, 1, 4), (1, 2, 2), (2, 2, 1), (2, 1, 2)],
+}
+ALL = [mesh for some in MESHES.values() for mesh in some]
+
+
+def main(kinds):
+    where = Path(tempfile.mkdtemp(prefix='layouts-'))
+    files = f'--files={Path(json.__file__).parent}/*.py'
+    run(['prepare.py', 'tiny', files, '--tokenizer=bpe', '--vocab_size=512', '--val_fraction=0.2'], where)
+    for kind in kinds:
+        straight(where, kind)
+        taken_over(where, kind)
+    shutil.rmtree(where)
+
+
+def straight(where, kind):
+    """50 steps of each mesh against those of one process; and 25 for `taken_over`."""
+    jobs = [(mesh, f'{flags(kind)} --max_iters=50', f'{kind}/straight', '') for mesh in ALL]
+    jobs += [(mesh, f'{flags(kind)} --max_iters=25', f'{kind}/half', '') for mesh in ALL]
+    together(where, jobs)
+    one = losses(where / out_dir(f'{kind}/straight', (1, 1, 1)))
+    for mesh in ALL:
+        off = difference(one, losses(where / out_dir(f'{kind}/straight', mesh)))
+        print(f'{kind}, {name(mesh)}: {off:.1e} from one process at most', flush=True)
+
+
+def taken_over(where, kind):
+    """Steps 25 to 35 of each mesh from what each mesh saved, against those of one process."""
+    jobs = [
+        (
+            after,
+            f'{flags(kind)} --max_iters=35',
+            f'{kind}/from-{name(before)}',
+            out_dir(f'{kind}/half', before),
+        )
+        for before, after in itertools.product(ALL, ALL)
+    ]
+    together(where, jobs)
+    one, off = losses(where / out_dir(f'{kind}/straight', (1, 1, 1))), {}
+    one = {(step, what): value for (step, what), value in one.items() if step < 35 + what.endswith('_loss')}
+    for before, after in itertools.product(ALL, ALL):
+        other = losses(where / out_dir(f'{kind}/from-{name(before)}', after))
+        off[f'from {name(before)} to {name(after)}'] = difference(one, other)
+    worst = max(off, key=off.get)
+    print(f'{kind}, {len(off)} changes of mesh: {off[worst]:.1e} at most, {worst}', flush=True)
+
+
+def flags(kind):
+    return f'{KINDS[kind]} --decay_lr=False --learning_rate=3e-3 --eval_interval=5'
+
+
+def tell_memory(path, processes):
+    """Build a config's model and optimizer state on the meta device, as the first of so many processes that only pretend to be."""
+    import torch
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    import mesh
+    import train
+    from config import size
+    from model import ARCHITECTURES, Config, Transformer
+
+    torch.distributed.init_process_group('fake', store=FakeStore(), rank=0, world_size=processes)
+    with settings_of(train, path) as chosen:
+        names = ('block_size', 'n_layer', 'n_head', 'n_kv_head', 'n_embd', 'bias')
+        shape = {name: chosen[name] for name in names} | ARCHITECTURES[chosen['arch']]
+        with torch.device('meta'):
+            model = Transformer(Config(vocab_size=50257, **shape))
+        layout = mesh.lay_out(torch.device('cpu'), processes, chosen['fsdp'], chosen['tp'])
+        block = sum(p.numel() for p in model.blocks[0].parameters())
+        rest = sum(p.numel() for p in model.parameters()) - len(model.blocks) * block
+        mesh.deal_out(model, layout.mesh, torch.bfloat16)
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        optimizers = train.make_optimizers(model, torch.bfloat16)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group['fused'] = False  # there is no such kernel for the meta device
+            optimizer.step()
+    torch.distributed.destroy_process_group()
+    states = [t for o in optimizers for state in o.state.values() for t in state.values() if t.dim()]
+    parts = {
+        'weights': sum(p.to_local().nbytes for p in model.parameters()),
+        'gradients': sum(p.grad.to_local().nbytes for p in model.parameters()),
+        'optimizer': sum(t.to_local().nbytes for t in states),
+        # two blocks in bf16, as the next one comes while one computes; a block's gradient in bf16, and in fp32 on its way;
+        # what is outside of the blocks with its gradient in fp32
+        'gathered': block * (2 * 2 + 2 + 4) + rest * (4 + 4),
+    }
+    told = ', '.join(f'{name} {n / 1e9:.1f} GB' for name, n in parts.items())
+    print(
+        f'{Path(path).name}: {size(model.num_params())} parameters; each of {processes} GPUs: {told}, in all {sum(parts.values()) / 1e9:.1f} GB'
+    )
+
+
+def name(mesh):
+    return 'x'.join(map(str, mesh))
+
+
+def out_dir(stem, mesh):
+    return f'{stem}-{name(mesh)}'
+
+
+def together(where, jobs):
+    """Do jobs (mesh, flags, stem of out_dir, directory to go on from or ''), those with equally many processes in one start."""
+    for size in MESHES:
+        own = [job for job in jobs if job[0][0] * job[0][1] * job[0][2] == size]
+        if not own:
+            continue
+        launch = (
+            ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={size}'] if size > 1 else []
+        )
+        command = [sys.executable, *launch, __file__, '--worker', json.dumps(own)]
+        done = subprocess.run(
+            command, cwd=where, capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'}
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+
+
+def work(jobs):
+    """What each process of a start does: one run of train.py after the other, in one process group."""
+    import torch
+
+    import runtime
+    import train
+
+    again = runtime.join_processes('', torch.device('cpu'))
+    runtime.join_processes, torch.distributed.destroy_process_group = lambda *_: again, lambda: None
+    for (ddp, fsdp, tp), flags, stem, before in jobs:
+        out = out_dir(stem, (ddp, fsdp, tp))
+        if before and again[0] == 0:
+            shutil.copytree(before, out)
+        runtime.sum_over_processes(torch.zeros(()))  # they wait for it
+        resume = '--init_from=resume' if before else ''
+        words = f'{TINY} {SHAPE} --out_dir={out} --fsdp={fsdp} --tp={tp} {resume} {flags}'
+        with settings_of(train, words) as settings:
+            train.main(settings)
+
+
+def losses(directory):
+    """All losses of a run, of training and of evaluation, and the norms of its gradients, by step."""
+    with open(directory / 'metrics.jsonl') as f:
+        records = [json.loads(line) for line in f]
+    names = ('loss', 'norm', 'train_loss', 'val_loss')
+    return {(record['step'], name): record[name] for record in records for name in names if name in record}
+
+
+def difference(one, other):
+    """The largest between two runs at the same step."""
+    assert one.keys() == other.keys()
+    return max(abs(one[key] - other[key]) for key in one)
+
+
+if __name__ == '__main__':
+    if sys.argv[1:2] == ['--worker']:
+        work(json.loads(sys.argv[2]))
+    elif sys.argv[1:] == ['--memory']:
+        tell_memory(str(ROOT / 'config/gpt2_xl.py'), 8)
+        tell_memory(str(ROOT / 'config/llama_7b.py'), 64)
+    else:
+        main(sys.argv[1:] or KINDS)

@@ -1,0 +1,107 @@
+"""mesh.py: the same losses and the same files whatever the processes hold. `layouts.py` does it at length."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TINY, ends_in_one_line
+from layouts import KINDS, SHAPE, difference, losses, out_dir, together
+from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+
+import checkpoint
+import mesh
+from model import ARCHITECTURES, Config, Transformer
+
+FLAGS = '--decay_lr=False --eval_interval=3 --eval_iters=3'  # of which processes have different numbers
+ONE, TP, FSDP_TP, HSDP = (1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 2, 1)  # ddp x fsdp x tp
+
+
+@pytest.fixture(scope='module')
+def runs(workspace, tmp_path_factory):
+    """A directory with 6 steps of each kind of model by one process; others have run them too, or the second half."""
+    where = tmp_path_factory.mktemp('runs')
+    (where / 'data').symlink_to(workspace / 'data')
+
+    def job(kind, m, steps, stem, before=''):
+        return (m, f'{KINDS[kind]} {FLAGS} --max_iters={steps}', f'{kind}/{stem}', before)
+
+    jobs = [job(kind, ONE, 6, 'straight') for kind in ('gpt2', 'masked', 'muon')]
+    jobs += [job('masked', TP, 6, 'straight'), job('muon', ONE, 3, 'half'), job('muon', FSDP_TP, 3, 'half')]
+    jobs += [job('muon', FSDP_TP, 6, 'on', out_dir('muon/half', ONE))]
+    jobs += [job('muon', HSDP, 6, 'on', out_dir('muon/half', FSDP_TP))]
+    together(where, jobs)
+    return where
+
+
+@pytest.mark.parametrize(
+    'kind, stem, shared', [('masked', 'straight', TP), ('muon', 'on', FSDP_TP), ('muon', 'on', HSDP)]
+)
+def test_losses_are_those_of_one_process(runs, kind, stem, shared):
+    one = losses(runs / out_dir(f'{kind}/straight', ONE))
+    assert difference(one, losses(runs / out_dir(f'{kind}/{stem}', shared))) < 1e-4
+    assert {step for step, name in one if name == 'loss'} == set(range(6))
+
+
+def test_a_checkpoint_is_the_same_whatever_the_mesh(runs):
+    one, shared = (checkpoint.latest(runs / out_dir('muon/half', m)) for m in (ONE, FSDP_TP))
+    of_one, of_shared = (load_file(path / 'model.safetensors') for path in (one, shared))
+    torch.testing.assert_close(of_shared, of_one, atol=1e-4, rtol=0)
+    of_one, of_shared = (torch.load(path / 'optimizer.pt', weights_only=True) for path in (one, shared))
+    torch.testing.assert_close(of_shared, of_one, atol=1e-5, rtol=1e-4)
+
+
+def test_the_command_a_user_types(runs):
+    launch = '-m torch.distributed.run --standalone --nproc_per_node=2'.split()
+    words = f'{TINY} {SHAPE} {KINDS["gpt2"]} {FLAGS} --fsdp=2 --max_iters=6 --out_dir=typed'
+    command = [sys.executable, *launch, str(ROOT / 'train.py'), *words.split()]
+    done = subprocess.run(command, cwd=runs, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert difference(losses(runs / out_dir('gpt2/straight', ONE)), losses(runs / 'typed')) < 1e-4
+
+
+@pytest.fixture(params=['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu'])
+def alone(request):
+    """A mesh of this process only."""
+    backend = 'gloo' if request.param == 'cpu' else 'nccl'
+    torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh(request.param, (1, 1, 1), mesh_dim_names=('ddp', 'fsdp', 'tp'))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('arch', ['gpt2', 'bert', 'modern'])
+@pytest.mark.parametrize('precision', [torch.float32, torch.bfloat16])
+def test_dealt_out_to_one_process_a_model_computes_as_before(alone, arch, precision):
+    made = []
+    for deal in (False, True):
+        torch.manual_seed(0)
+        model = Transformer(
+            Config(vocab_size=60, block_size=16, n_layer=2, n_head=2, n_embd=16, **ARCHITECTURES[arch])
+        )
+        if deal:
+            mesh.deal_out(model, alone, precision)
+        model.to(alone.device_type)
+        ids = torch.arange(32, device=alone.device_type).view(2, 16)
+        with torch.autocast(alone.device_type, precision, enabled=precision != torch.float32):
+            loss = model(ids, ids)
+        loss.backward()
+        norm = mesh.clip_grad_norm_(model.parameters(), 1.0)
+        made.append([loss.detach(), norm, *(mesh.whole(p.grad, p) for p in model.parameters())])
+    exactly = dict(atol=0, rtol=0) if alone.device_type == 'cpu' else {}  # a GPU adds up in any order
+    torch.testing.assert_close(made[1], made[0], **exactly)
+
+
+def test_rows_are_dealt_by_parts_and_collected():
+    rows = torch.arange(8)  # 4 of queries, 2 of keys, 2 of values
+    assert mesh.dealt(rows, [4, 2, 2], 2).tolist() == [0, 1, 4, 6, 2, 3, 5, 7]
+    assert mesh.collected(mesh.dealt(rows, [4, 2, 2], 2), [4, 2, 2], 2).tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+    'processes, fsdp, tp, words',
+    [(1, 2, 1, ['fsdp = 2', '1']), (8, 1, 3, ['tp = 3', '8']), (4, 0, 1, ['fsdp = 0'])],
+)
+def test_a_mesh_that_does_not_come_out_even_ends_in_one_line(capsys, processes, fsdp, tp, words):
+    with ends_in_one_line(capsys, *words):
+        mesh.lay_out(torch.device('cpu'), processes, fsdp, tp)
