@@ -155,7 +155,7 @@ def work(jobs):
     import runtime
     import train
 
-    again = runtime.join_processes('', torch.device('cpu'))
+    again = runtime.join_processes('', torch.device('cpu'), 600)
     runtime.join_processes, torch.distributed.destroy_process_group = lambda *_: again, lambda: None
     for (ddp, fsdp, tp), flags, stem, before in jobs:
         out = out_dir(stem, (ddp, fsdp, tp))
