@@ -53,7 +53,7 @@ def save(out_dir, state, model, gathered, vocabulary_dir, keep=1):
                 shutil.copyfile(Path(vocabulary_dir, name), partial / name)
         torch.save(tensors, partial / 'optimizer.pt')
         (partial / 'state.json').write_text(json.dumps(state, indent=2) + '\n')
-        (partial / SUMS).write_text(''.join(f'{sha256(p)}  {p.name}\n' for p in sorted(partial.iterdir())))
+        seal(partial)
         for path in (*partial.iterdir(), partial):
             flush(path)
         if (
@@ -69,6 +69,12 @@ def save(out_dir, state, model, gathered, vocabulary_dir, keep=1):
         shutil.rmtree(partial, ignore_errors=True)
         fail(f'cannot write the checkpoint {final}: {reason(e)}; those before it are as they were')
     return final
+
+
+def seal(path):
+    """Write the SHA256SUMS of a directory: what it holds now is how it should be."""
+    files = sorted(file for file in Path(path).iterdir() if file.name != SUMS)
+    Path(path, SUMS).write_text(''.join(f'{sha256(file)}  {file.name}\n' for file in files))
 
 
 def prune(out_dir, newest, run, keep):

@@ -220,6 +220,8 @@ def main(settings):
                 group['momentum'] = 0.95 - 0.1 * max(0, 1 - step / max(momentum_warmup_iters, 1))
         batches = upcoming.result()  # {number: batch}
         upcoming = ahead.submit(batches_of, step + 1 + state['ahead'])
+        for batch in batches.values():
+            check_ids(batch, meta)
         predicted = sum(int((batch['targets'] != -100).sum()) for batch in batches.values())
         # on the host: no GPU waits
         predicted = runtime.sum_over_processes(torch.tensor(float(predicted)), layout.group).item()
@@ -431,14 +433,19 @@ def make_batch(parts, number, seed, meta, hidden=None):
     """Micro-batch `number` of a split's parts, counted from the beginning of the run: its rows, made what the model takes."""
     numbers = range(number * batch_size, (number + 1) * batch_size)
     rows = mixed_rows(parts, block_size, numbers, seed)
-    if rows.max() >= meta['vocab_size']:
-        fail(
-            f'data/{dataset} holds the id {rows.max()}, its vocabulary has {meta["vocab_size"]}; make it again',
-            mine=True,
-        )
     if objective == 'causal':
         return objectives.causal(rows)
     return objectives.masked(rows, numbers, seed, meta['special'], meta['vocab_size'], hidden or mask_ratio)
+
+
+def check_ids(batch, meta):
+    """End the program where a batch holds an id that is not in the vocabulary, and so has no row in the embedding."""
+    highest = max(int(batch['inputs'].max()), int(batch['targets'].max()))
+    if highest >= meta['vocab_size']:
+        words = (
+            f'data/{dataset} holds the id {highest}, its vocabulary has {meta["vocab_size"]}; make it again'
+        )
+        fail(words, mine=True)
 
 
 @torch.no_grad()
@@ -460,7 +467,9 @@ def estimate_losses(model, data, meta, where, precision, layout, stop):
                 return None
             # where there are too few the last is taken again, for nothing: all must go through a model that is dealt out
             counts = number < count
-            batch = runtime.to_device(make_batch(parts, min(number, count - 1), 0, meta, hidden=0.15), where)
+            batch = make_batch(parts, min(number, count - 1), 0, meta, hidden=0.15)
+            check_ids(batch, meta)
+            batch = runtime.to_device(batch, where)
             with runtime.autocast(where, precision):
                 total[0] += counts * model(**batch)
             total[1] += counts * (batch['targets'] != -100).sum()

@@ -142,11 +142,10 @@ def test_a_second_ctrl_c_leaves_at_once(cwd):
     """Here in the middle of a step that takes for ever."""
     (cwd / 'slow.py').write_text(
         f'import sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport train\nfrom config import configure\n'
-        'real = train.make_batch\n'
-        'def make_batch(parts, number, *rest, **more):\n'
-        '    if number == 60:\n        print("now", flush=True)\n        time.sleep(1000)\n'
-        '    return real(parts, number, *rest, **more)\n'
-        'train.make_batch = make_batch\ntrain.main(configure(vars(train)))\n'
+        'def learning_rate_at(step):\n'
+        '    if step == 30:\n        print("now", flush=True)\n        time.sleep(1000)\n'
+        '    return 1e-3\n'
+        'train.learning_rate_at = learning_rate_at\ntrain.main(configure(vars(train)))\n'
     )
     with started(LONG, script='slow.py') as process:
         wait_for('now', process)
@@ -218,20 +217,22 @@ def test_a_process_that_waits_in_vain_says_where_and_ends(cwd):
 @contextlib.contextmanager
 def not_a_number(monkeypatch, numbers):
     """Within it the losses of some micro-batches of training are NaN."""
-    real, forward, now = train.make_batch, Transformer.forward, []
+    real, forward, spoilt = train.make_batch, Transformer.forward, []
 
-    def make_batch(parts, number, *rest, **more):
-        now[:] = [*now, number]
-        return real(parts, number, *rest, **more)
+    def make_batch(parts, number, seed, *rest, **more):
+        batch = real(parts, number, seed, *rest, **more)
+        if number in numbers and not more:  # in training
+            spoilt.append(batch['inputs'])
+        return batch
 
-    def spoilt(self, *args, **more):
-        loss = forward(self, *args, **more)
-        number = now.pop(0) if self.training else now.clear()
-        return loss * torch.nan if self.training and number in numbers else loss
+    def spoil(self, **batch):
+        loss = forward(self, **batch)
+        mine = any(torch.equal(batch['inputs'], inputs) for inputs in spoilt)
+        return loss * torch.nan if self.training and mine else loss
 
     with monkeypatch.context() as patched:
         patched.setattr(train, 'make_batch', make_batch)
-        patched.setattr(Transformer, 'forward', spoilt)
+        patched.setattr(Transformer, 'forward', spoil)
         yield
 
 
