@@ -28,7 +28,7 @@ from loss import cross_entropy
 class Layout(NamedTuple):
     """Where this process stands. Of those that have rows of their own it is number `rank` of `ranks`, over which `group` adds."""
 
-    mesh: 'torch.distributed.DeviceMesh | None' = None  # (ddp, fsdp, tp); None: there is one process only
+    mesh: 'torch.distributed.DeviceMesh | None' = None  # (ddp, fsdp, tp); None: all have whole models
     rank: int = 0
     ranks: int = 1
     group: 'torch.distributed.ProcessGroup | None' = None
@@ -39,8 +39,8 @@ class Layout(NamedTuple):
         return self.mesh is not None and self.mesh['fsdp'].size() * self.mesh['tp'].size() > 1
 
     def __str__(self):
-        if self.mesh is None or self.mesh.size() == 1:
-            return '1 process'
+        if self.mesh is None:
+            return f'{self.ranks} process{"es" * (self.ranks > 1)}'
         sizes = ' x '.join(
             f'{name} {n}' for name, n in zip(self.mesh.mesh_dim_names, self.mesh.shape, strict=True)
         )
@@ -51,8 +51,8 @@ def lay_out(device, world_size, fsdp, tp):
     """The mesh of all processes, ddp being what fsdp and tp leave -> Layout. Ends the program if that does not come out even."""
     if fsdp < 1 or tp < 1 or world_size % (fsdp * tp):
         fail(f'fsdp = {fsdp} times tp = {tp} should divide the number of processes, {world_size}')
-    if not torch.distributed.is_initialized():
-        return Layout()
+    if fsdp * tp == 1:
+        return Layout(rank=torch.distributed.get_rank() if world_size > 1 else 0, ranks=world_size)
     from torch.distributed.device_mesh import init_device_mesh
 
     ddp = world_size // (fsdp * tp)
@@ -133,7 +133,7 @@ def share_of_loss(tp, x, weight, bias, padding, targets, softcap):
 
 def replica(model, layout, device):
     """The model as training calls it: a backward pass averages the gradients of whole models, as it does of dealt out ones."""
-    if layout.mesh is None or layout.shares:
+    if layout.ranks == 1 or layout.shares:
         return model
     return DDP(model, [device.index] if device.type == 'cuda' else None, broadcast_buffers=False)
 
