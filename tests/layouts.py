@@ -177,9 +177,9 @@ def losses(directory):
 
 
 def difference(one, other):
-    """The largest between two runs at the same step."""
+    """The largest between two runs at the same step, of losses; of norms, as a part of the norm."""
     assert one.keys() == other.keys()
-    return max(abs(one[key] - other[key]) for key in one)
+    return max(abs(one[key] - other[key]) / (one[key] if key[1] == 'norm' else 1) for key in one)
 
 
 if __name__ == '__main__':
