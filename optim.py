@@ -52,9 +52,8 @@ class Muon(torch.optim.Optimizer):
             grads = [torch.where(bad, momentum, p.grad) for p, momentum in zip(params, momenta, strict=True)]
             torch._foreach_lerp_(momenta, grads, 1 - group['momentum'])
             ahead = [g.lerp(m, group['momentum']).to(self.dtype) for g, m in zip(grads, momenta, strict=True)]
-            ahead = torch.stack(
-                [mesh.whole(*pair) for pair in zip(ahead, params, strict=True)]
-            )  # (n, rows, cols)
+            ahead = [mesh.whole(g, p) for g, p in zip(ahead, params, strict=True)]
+            ahead = torch.stack(ahead)  # (n, rows, cols)
             steps = torch.cat([self.steps_of(part) for part in ahead.split(group['parts'], dim=1)], dim=1)
             steps = torch.where(bad, 0, steps)
             steps = [mesh.part(step, p).to(p.dtype) for step, p in zip(steps, params, strict=True)]

@@ -156,6 +156,7 @@ def work(jobs):
     import train
 
     again = runtime.join_processes('', torch.device('cpu'), 600)
+    leave = torch.distributed.destroy_process_group
     runtime.join_processes, torch.distributed.destroy_process_group = lambda *_: again, lambda: None
     for (ddp, fsdp, tp), flags, stem, before in jobs:
         out = out_dir(stem, (ddp, fsdp, tp))
@@ -166,6 +167,8 @@ def work(jobs):
         words = f'{TINY} {SHAPE} --out_dir={out} --fsdp={fsdp} --tp={tp} {resume} {flags}'
         with settings_of(train, words) as settings:
             train.main(settings)
+    if again[1] > 1:
+        leave()
 
 
 def losses(directory):
@@ -177,9 +180,9 @@ def losses(directory):
 
 
 def difference(one, other):
-    """The largest between two runs at the same step."""
+    """The largest between two runs at the same step, of losses; of norms, as a part of the norm."""
     assert one.keys() == other.keys()
-    return max(abs(one[key] - other[key]) for key in one)
+    return max(abs(one[key] - other[key]) / (one[key] if key[1] == 'norm' else 1) for key in one)
 
 
 if __name__ == '__main__':

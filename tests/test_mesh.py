@@ -9,6 +9,7 @@ from conftest import ROOT, TINY, ends_in_one_line
 from layouts import KINDS, SHAPE, difference, losses, out_dir, together
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import checkpoint
 import mesh
@@ -105,3 +106,20 @@ def test_rows_are_dealt_by_parts_and_collected():
 def test_a_mesh_that_does_not_come_out_even_ends_in_one_line(capsys, processes, fsdp, tp, words):
     with ends_in_one_line(capsys, *words):
         mesh.lay_out(torch.device('cpu'), processes, fsdp, tp)
+
+
+@pytest.mark.parametrize(
+    'precision, words',
+    [(torch.float32, ['tp = 3', 'n_head = 2']), (torch.float16, ['float16', 'bfloat16'])],
+)
+def test_a_model_that_cannot_be_dealt_out_ends_in_one_line(capsys, precision, words):
+    """Three processes that only pretend to be there."""
+    torch.distributed.init_process_group('fake', store=FakeStore(), rank=0, world_size=3)
+    try:
+        tp = 3 if precision == torch.float32 else 1
+        layout = mesh.lay_out(torch.device('cpu'), 3, 3 // tp, tp)
+        model = Transformer(Config(vocab_size=60, block_size=16, n_layer=1, n_head=2, n_embd=16))
+        with ends_in_one_line(capsys, *words):
+            mesh.share(model, layout, torch.device('cpu'), precision)
+    finally:
+        torch.distributed.destroy_process_group()
