@@ -56,9 +56,8 @@ def save(out_dir, state, model, gathered, vocabulary_dir, keep=1):
         seal(partial)
         for path in (*partial.iterdir(), partial):
             flush(path)
-        if (
-            final.exists()
-        ):  # an earlier run's, or one that is evaluated only now: it stays in sight until the new one is
+        # an earlier run's, or one that is evaluated only now: it stays in sight until the new one is
+        if final.exists():
             remove(old := final.with_suffix('.old'))
             final.rename(old)
         partial.rename(final)
