@@ -135,6 +135,8 @@ def replica(model, layout, device):
     """The model as training calls it: a backward pass averages the gradients of whole models, as it does of dealt out ones."""
     if layout.ranks == 1 or layout.shares:
         return model
+    # torch 2.13 has another name for it, which torch 2.11 does not know
+    warnings.filterwarnings('ignore', '.broadcast_buffers. is deprecated')
     return DDP(model, [device.index] if device.type == 'cuda' else None, broadcast_buffers=False)
 
 

@@ -123,8 +123,37 @@ def join_processes(backend, device, timeout):
     backend = backend or ('nccl' if device.type == 'cuda' else 'gloo')
     # gloo beside nccl, for the few numbers that live on the host
     backends = 'cpu:gloo,cuda:nccl' if backend == 'nccl' else backend
-    torch.distributed.init_process_group(backends, timeout=timedelta(seconds=timeout + 10))
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    timeout = timedelta(seconds=timeout + 10)
+    store, rank, world_size = next(torch.distributed.rendezvous('env://', timeout=timeout))
+    store = fresh(store, rank, world_size, timeout)
+    torch.distributed.init_process_group(
+        backends, store=store, rank=rank, world_size=world_size, timeout=timeout
+    )
+    return rank, world_size
+
+
+def fresh(store, rank, world_size, timeout):
+    """A store through which processes find each other, without what an earlier start of them has left in it.
+
+    torchrun has one for all its restarts, where they may find the addresses of the dead (pytorch issue 135712). So rank 0
+    counts the starts, and answers the others under the number of this one. That what they read there is not of an earlier
+    start they know when it answers the call of their own. Raises a RuntimeError when timeout, a timedelta, is over.
+    """
+    if rank == 0:
+        start = store.add('start', 1)
+        for other in range(1, world_size):
+            store.set(f'{start}/answer/{other}', store.get(f'{start}/call/{other}'))
+    else:
+        call, end, answered = os.urandom(8), time.monotonic() + timeout.total_seconds(), False
+        while not answered:
+            if time.monotonic() > end:
+                raise RuntimeError('timed out waiting for rank 0')
+            start = store.add('start', 0)
+            store.set(f'{start}/call/{rank}', call)
+            time.sleep(0.05)
+            answer = f'{start}/answer/{rank}'
+            answered = store.check([answer]) and store.get(answer) == call
+    return torch.distributed.PrefixStore(str(start), store)
 
 
 def sum_over_processes(tensor, group=None):

@@ -1,14 +1,17 @@
 """faults.py: signals to one process of two, processes that die or hang, steps that are no good, what may change on resuming."""
 
 import contextlib
+import datetime
 import json
 import os
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -18,6 +21,7 @@ from conftest import ROOT, TINY, ends_in_one_line, one_line, run, settings_of
 
 import checkpoint
 import faults
+import runtime
 import train
 from model import Transformer
 from optim import Muon
@@ -173,8 +177,7 @@ def test_a_signal_before_the_first_step_ends_at_once(cwd):
 def test_torchrun_brings_a_run_back_of_which_a_process_was_killed(cwd):
     """The command still says 'scratch'."""
     flags = f'{TINY} {MODERN} --max_iters=120 --lr_decay_iters=120 --eval_interval=120 --save_interval=40'
-    # processes that do not find each other again, as on a busy machine, end and are started once more
-    with started(f'{flags} --out_dir=out --hang_timeout=15', *TWO, '--max-restarts=3') as process:
+    with started(f'{flags} --out_dir=out', *TWO, '--max-restarts=3') as process:
         wait_for('step 60/', process)
         rank(1, process).kill()
         assert 'out/step-00000' in wait_for('going on from', process)
@@ -188,6 +191,38 @@ def test_torchrun_brings_a_run_back_of_which_a_process_was_killed(cwd):
     )
     for name, weight in ours.state_dict().items():
         torch.testing.assert_close(weight, theirs.state_dict()[name], atol=1e-3, rtol=1e-2)
+
+
+def test_processes_find_those_of_their_own_start_in_a_store_that_has_seen_others():
+    """Whoever comes first; some die before all have come."""
+    server = torch.distributed.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+    number = random.Random(0)
+
+    def start(ranks):
+        """What each of some ranks out of three finds of the others in the store, when all have written there."""
+
+        def process(rank):
+            time.sleep(number.random() / 5)
+            timeout = datetime.timedelta(seconds=20 if len(ranks) == 3 else 0.5)
+            client = torch.distributed.TCPStore('127.0.0.1', server.port, is_master=False, timeout=timeout)
+            store = runtime.fresh(client, rank, 3, timeout)
+            already = store.check(['2'])
+            store.set(str(rank), token)
+            return already and store.get('2'), [store.get(str(other)) for other in range(3)]
+
+        token = number.randbytes(4)
+        with ThreadPoolExecutor() as pool:
+            waiting = [pool.submit(process, rank) for rank in ranks]
+        return token, waiting
+
+    for ranks in ({0, 1, 2}, {0, 1, 2}, {1, 2}, {0, 1, 2}, {0, 2}, {0, 1}, {2}, {0, 1, 2}):
+        token, waiting = start(ranks)
+        for each in waiting:
+            if len(ranks) == 3:
+                assert each.result()[0] in (False, token) and each.result()[1] == [token] * 3
+            else:
+                with pytest.raises(RuntimeError, match='timed? ?out'):
+                    each.result()
 
 
 @pytest.mark.parametrize('who', ['TORCHELASTIC', 'SLURM'])
