@@ -34,7 +34,7 @@ FILES = ('config.json', 'model.safetensors', 'optimizer.pt', 'state.json')  # th
 
 
 def gather(model, optimizers, scaler):
-    """What `save` writes, whole on rank 0: weights, optimizers and scaler. All processes take part, as each may hold but a part."""
+    """What `save` writes, as copies on rank 0: weights, optimizers and scaler. All processes take part, as each may hold but a part."""
     weights = mesh.whole_weights(model)
     return weights, {'optimizers': [mesh.whole_state(o) for o in optimizers], 'scaler': scaler.state_dict()}
 

@@ -77,6 +77,10 @@ class Watch:
             os._exit(128 + number)
         if not self.signal:
             self.when = time.monotonic()
+        self.ask(number)
+
+    def ask(self, number):
+        """Have all processes stop as if this one was sent a signal."""
         self.signal = max(self.signal, int(number))
 
     def last_words(self, kind, error, trace):

@@ -237,7 +237,7 @@ def part_of_state(packed, optimizer):
     """What `load_state_dict` takes of the state_dict of one process with all the weights, as copies."""
     params = held(optimizer)
     parts = {
-        i: {name: part(t, params.get(i)).clone() if t.dim() else t for name, t in state.items()}
+        i: {name: (part(t, params.get(i)) if t.dim() else t).clone() for name, t in state.items()}
         for i, state in packed['state'].items()
     }
     return packed | dict(state=parts)
@@ -249,5 +249,6 @@ def held(optimizer):
 
 
 def on_rank_0(tensor):
-    """A tensor on the CPU; None in other processes, which need not keep it."""
-    return None if torch.distributed.is_initialized() and torch.distributed.get_rank() else tensor.cpu()
+    """A copy of a tensor on the CPU; None in other processes, which need not keep it."""
+    others = torch.distributed.is_initialized() and torch.distributed.get_rank()
+    return None if others else tensor.to('cpu', copy=True)

@@ -104,7 +104,7 @@ activation_checkpointing = False  # compute layers again in the backward pass: l
 fsdp = 1  # processes among which weights, gradients and optimizer states are dealt out; mesh.py tells how
 tp = 1  # processes that share the work within each block; those that fsdp and tp leave have models of their own
 backend = ''  # of torch.distributed: 'nccl', 'gloo'; '' is nccl on CUDA, gloo elsewhere
-hang_timeout = 600  # seconds that a process waits for the others, be it while one saves; then the run ends
+hang_timeout = 600  # seconds that a process waits for the others; then the run ends
 requeue = False  # on SIGUSR1, as of Slurm's --signal=USR1@120: put the job back into its queue
 # -----------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ def main(settings):
     # The loop.
     monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only)
     # the batches of a step are made while the one before it is computed
-    ahead = ThreadPoolExecutor(1)
+    ahead, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     batches_of = functools.partial(step_batches, data, meta, where, layout)
     upcoming = ahead.submit(batches_of, state['step'] + state['ahead'])
     gc.collect()
@@ -173,9 +173,12 @@ def main(settings):
     gc.disable()  # it would stop each process at another moment, and a step leaves it nothing to find
     began, mark = time.time(), None  # mark: (step, time) since which the speed is measured
     health = faults.Health(where)
-    saved_step, back_at = state['step'], None  # back_at: the checkpoint that was gone back to
+    # writing: the checkpoint that is being written meanwhile; back_at: the one that was gone back to
+    saved_step, writing, back_at = state['step'], None, None
     while True:
         step = state['step']
+        if writing and writing.done() and not writing.exception():
+            writing = finish(writing)
         val_loss, saving = None, bool(save_interval) and step % save_interval == 0
         if stopped := watch.asked(step):  # by a signal to any process
             ending, saving = f'stopped at step {step}; {faults.GO_ON}', True
@@ -196,9 +199,11 @@ def main(settings):
         # weights that have just given what is not finite are no place to go back to
         new = step > 0 and (step != saved_step or val_loss is not None)
         if saving and new and not eval_only and not health.in_a_row and math.isfinite(val_loss or 0):
+            writing = runtime.by_rank_0(finish, writing)
             state['val_loss'] = val_loss
             gathered = checkpoint.gather(model, optimizers, scaler)
-            say(f'saved {runtime.by_rank_0(save, state, settings, meta, model, gathered)}')
+            if rank == 0:
+                writing = writer.submit(save, dict(state), settings, meta, model, gathered, watch)
             del gathered
             saved_step, mark = step, None
         if stopped:
@@ -257,10 +262,12 @@ def main(settings):
             say(log_line(record, tokens_per_step))
             monitor.write(**record)
             if health.streak >= max_bad_steps > 0:
+                writing = runtime.by_rank_0(finish, writing)
                 back_at = faults.go_back(out_dir, back_at, health, state, model, optimizers, scaler)
                 say(f'{health.streak} steps in a row left out: back to {back_at}, with the rows after them')
                 monitor.begin_at(state['step'])
                 upcoming, mark = ahead.submit(batches_of, state['step'] + state['ahead']), None
+    runtime.by_rank_0(finish, writing)
     say(f'{ending} ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(where), "G")}B)')
     if stopped == signal.SIGUSR1 and requeue and rank == 0:
         faults.requeue()
@@ -479,12 +486,22 @@ def estimate_losses(model, data, meta, where, precision, layout, stop):
     return losses
 
 
-def save(state, settings, meta, model, gathered):
-    """Write a checkpoint -> its directory."""
+def save(state, settings, meta, model, gathered, watch):
+    """Write a checkpoint, while the loop goes on -> its directory. Where it cannot be written the run is to end."""
     state = state | {name: meta[name] for name in ('tokenizer_hash', 'special', 'mixture', 'data_hash')}
     state |= dict(rows=batch_size * gradient_accumulation_steps, settings=settings)
     vocabulary_dir = Path('data', next(iter(meta['mixture'])))  # the parts of a mixture share one
-    return str(checkpoint.save(out_dir, state, model, gathered, vocabulary_dir, keep))
+    try:
+        return checkpoint.save(out_dir, state, model, gathered, vocabulary_dir, keep)
+    except SystemExit:
+        watch.ask(signal.SIGTERM)
+        raise
+
+
+def finish(writing):
+    """Wait for the checkpoint that is being written, if any, and tell of it; ends the program if it cannot be."""
+    if writing:
+        print(f'saved {writing.result()}', flush=True)
 
 
 def log_line(record, tokens_per_step):

@@ -88,7 +88,11 @@ def fill(disk):
 
 
 def remount(disk, how):
-    subprocess.run(['mount', '-o', f'remount,{how}', disk], check=True)
+    """As soon as no file is being written."""
+    for _ in range(1000):
+        if not subprocess.run(['mount', '-o', f'remount,{how}', disk], capture_output=True).returncode:
+            return
+    raise SystemExit(f'{disk} cannot be mounted {how}')
 
 
 def own(disk, user):

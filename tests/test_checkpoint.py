@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import ends_in_one_line
@@ -65,6 +66,8 @@ def test_a_checkpoint_comes_back_and_needs_nothing_else(save, tmp_path, workspac
     checkpoint.load_optimizers(tmp_path / 'elsewhere', other, scaler)
     for ours, theirs in zip(optimizers[0].state.values(), other[0].state.values(), strict=True):
         assert all(torch.equal(ours[name], theirs[name]) for name in ('step', 'exp_avg', 'exp_avg_sq'))
+    # its disk space is free as soon as it is deleted: nothing of it is kept in use
+    assert 'elsewhere' not in ' '.join(each.path for each in psutil.Process().memory_maps())
 
 
 def test_the_newest_and_the_best_stay(save, tmp_path):

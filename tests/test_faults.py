@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -123,6 +124,50 @@ def test_sigterm_to_one_of_two_processes_ends_both_with_a_whole_checkpoint(cwd, 
     step = int(re.search(r'stopped at step (\d+)', said)[1])
     saved = checkpoint.latest('out')
     assert checkpoint.read_state(saved)['step'] == step and (step == 20 if first else step > 60)
+
+
+SLOW = f"""import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import checkpoint, train
+from config import configure
+from pathlib import Path
+seal = checkpoint.seal
+def slow(path):
+    print('in the midst of', path, flush=True)
+    time.sleep(1.5)
+    seal(path)
+checkpoint.seal = slow
+raise SystemExit(train.main(configure(vars(train))))
+"""
+
+
+def test_sigterm_while_a_checkpoint_is_written_ends_with_it_and_one_of_the_step(cwd):
+    (cwd / 'slow.py').write_text(SLOW)
+    with started(f'{LONG} --save_interval=50 --eval_interval=100000', *TWO, script='slow.py') as process:
+        wait_for('in the midst of out/.step-00000050', process)
+        began = time.time()
+        rank(1, process).send_signal(signal.SIGTERM)
+        step = int(re.search(r'stopped at step (\d+)', wait_for('stopped at step', process))[1])
+    assert time.time() - began < 10
+    saved = checkpoint.every('out')
+    assert checkpoint.read_state(saved[-1])['step'] == step and not any(map(checkpoint.damage, saved))
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_of_the_step_it_was_asked_for(cwd):
+    """With the optimizer's and the weights of that step, bit for bit, though they have changed since."""
+    (cwd / 'slow.py').write_text(SLOW)
+    flags = f'{TINY} {MODERN} --eval_interval=20 --eval_iters=1 --keep=9 --out_dir=slow'
+    with started(f'{flags} --save_interval=10', script='slow.py') as process:
+        lines = process.stdout.read().splitlines()
+    began, said = (
+        next(i for i, line in enumerate(lines) if line.startswith(words + ' slow/'))
+        for words in ('in the midst of', 'saved')
+    )
+    assert sum(line.startswith('step ') for line in lines[began:said]) > 3, lines
+    train_here(f'{MODERN} --max_iters=10 --eval_iters=1', 'straight')
+    for name in ('model.safetensors', 'optimizer.pt'):
+        ours, theirs = (Path(out_dir, 'step-00000010', name) for out_dir in ('slow', 'straight'))
+        assert ours.read_bytes() == theirs.read_bytes(), name
 
 
 @pytest.mark.parametrize('which', [signal.SIGTERM, signal.SIGUSR1])
