@@ -4,6 +4,7 @@ python train.py config/gpt2_124m.py --estimate
 """
 
 import math
+import os
 import time
 from dataclasses import replace
 
@@ -53,31 +54,40 @@ def saved_bytes(config, rows, predicted, device, precision):
         return sum(storage.nbytes() for storage in kept.values())
 
 
-def memory(model, rows, predicted, device, precision, optimizer, accumulate):
-    """Bytes of one training step by part, without a compiler (with one it is less) -> dict; 'peak' is the most at a time.
+def memory(model, rows, predicted, device, precision, optimizer, accumulate, fsdp=1, tp=1):
+    """Bytes of one training step by part, of one process, without a compiler (with one it is less) -> dict; 'peak' is the most
+    at a time.
 
-    model: on any device, 'meta' too. accumulate: gradients of earlier micro-batches wait while one is computed.
+    model: on any device, 'meta' too. accumulate: gradients of earlier micro-batches wait while one is computed. fsdp, tp: as
+    mesh.py deals it out; what tp spares of the activations is not counted.
     """
     c, vocabulary = model.config, model.config.padded_vocab_size
     params = sum(p.numel() for p in model.parameters())
+    blocks = sum(p.numel() for p in model.blocks.parameters() if p.dim() > 1)
     matrices = sum(p.numel() for g in muon_groups(model) for p in g['params']) if optimizer == 'muon' else 0
+    held = (params - blocks + blocks / tp) / fsdp
+    states = 2 * held - matrices / tp / fsdp  # AdamW has two numbers of each weight, Muon one
     one, two = (saved_bytes(replace(c, n_layer=n), rows, predicted, device, precision) for n in (1, 2))
     layer = two - one
     stream = rows * c.block_size * c.n_embd * 4  # what enters a block, in fp32
-    positions = rows * (predicted or c.block_size)
+    positions = rows * (predicted or c.block_size) // tp
     whole = positions * vocabulary <= loss.CHUNK
     # the products, logits in fp32, what goes back of them, and that in the type of the products again
     logits = min(positions * vocabulary, loss.CHUNK) * 12
     parts = dict(
-        weights=4 * params,
-        gradients=4 * params,
-        optimizer=8 * (params - matrices) + 4 * matrices,
+        weights=4 * held,
+        gradients=4 * held,
+        optimizer=4 * states,
         activations=one - layer + (c.n_layer * stream + layer if model.recompute else c.n_layer * layer),
         logits=logits,
     )
+    if fsdp > 1:
+        # two blocks, as the next one comes while one computes; a block's gradient, and in fp32 on its way; what is
+        # outside of the blocks with its gradient in fp32
+        parts['gathered'] = blocks / tp / c.n_layer * (3 * precision.itemsize + 4) + (params - blocks) * 8
     if whole:  # they were counted among what is saved
         parts['activations'] -= min(positions * vocabulary * 4, parts['activations'])
-    standing = parts['weights'] + parts['optimizer']
+    standing = parts['weights'] + parts['optimizer'] + parts.get('gathered', 0)
     computing = parts['activations'] + parts['logits']
     if accumulate:
         parts['peak'] = standing + parts['gradients'] + computing
@@ -86,14 +96,15 @@ def memory(model, rows, predicted, device, precision, optimizer, accumulate):
     return parts
 
 
-def rows_that_fit(model, rows, predicted, device, precision, optimizer, world_size):
-    """The most rows of a micro-batch, a divisor of each process's share of the step, that fit into 85 % of free memory."""
-    share = rows // world_size
-    # on a CPU malloc keeps a quarter more than there is
-    free = free_memory(device) * (0.85 if device.type == 'cuda' else 0.6)
+def rows_that_fit(model, rows, predicted, device, precision, optimizer, ranks, fsdp, tp):
+    """The most rows of a micro-batch, a divisor of the step's share of each of `ranks`, that fit into 85 % of free memory."""
+    share = rows // ranks
+    # on a CPU malloc keeps a quarter more than there is, and all processes of a machine have the same
+    here = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    free = free_memory(device) * (0.85 if device.type == 'cuda' else 0.6 / here)
 
     def peak(n):
-        return memory(model, n, predicted, device, precision, optimizer, accumulate=n < share)['peak']
+        return memory(model, n, predicted, device, precision, optimizer, n < share, fsdp, tp)['peak']
 
     # activations grow with the rows: two points tell all, but for the logits, of which only so many are held
     few, more = peak(1), peak(3)
@@ -148,23 +159,27 @@ def describe(
     precision,
     optimizer,
     world_size,
+    ranks,
+    fsdp,
+    tp,
     compile,
     make_optimizers,
 ):
-    """All of it as lines of text. rows: of a micro-batch; micro_batches: of a step, over all processes."""
+    """All of it as lines of text. rows: of a micro-batch; micro_batches: of a step, over all `ranks` that rows are dealt to."""
     c = model.config
     tokens = rows * micro_batches * c.block_size * steps
     share = predicted / c.block_size if predicted else 1.0
     per_token = model.flops_per_token(c.block_size, share)
     flops = per_token * tokens
     embeddings = sum(p.numel() for name, p in model.named_parameters() if 'blocks' not in name)
-    parts = memory(model, rows, predicted, device, precision, optimizer, micro_batches > world_size)
+    parts = memory(model, rows, predicted, device, precision, optimizer, micro_batches > ranks, fsdp, tp)
+    dealt = f', of {fsdp * tp} that share the model' if fsdp * tp > 1 else ''
     lines = [
         f'parameters    {size(model.num_params())}: {size(embeddings)} in embeddings and head, the rest in '
         f'{c.n_layer} layers',
         f'work          {size(tokens)} tokens in {steps:,} steps of {size(tokens / steps)}; {flops:.2e} FLOPs, '
         f'{size(per_token, "G")} a token, {12 * c.n_layer * c.n_embd * c.block_size / per_token:.0%} of them attention',
-        f'memory        {size(parts["peak"], "G")}B at most a process, {rows} rows of {c.block_size} in '
+        f'memory        {size(parts["peak"], "G")}B at most a process{dealt}, {rows} rows of {c.block_size} in '
         f'{str(precision)[6:]}, before compiling: '
         + ', '.join(f'{name} {size(n, "G")}B' for name, n in parts.items() if name != 'peak'),
     ]
@@ -174,7 +189,7 @@ def describe(
     known = next((m for key, m in MACHINES.items() if key in name), None)
     known = known or {key: value * cores for key, value in CPU_CORE.items()}
     lines.append(
-        f'{"":14}{"":24}{"FLOP/s":>9}{"tokens/s":>10}{"time":>9}{"kWh":>9}{"dollars":>9}{"memory":>16}'
+        f'{"":14}{"":24}{"FLOP/s":>9}{"tokens/s":>10}{"time":>10}{"kWh":>9}{"dollars":>9}{"memory":>16}'
     )
     rows_of_table = [
         (f'{world_size} x {name}, measured', here * world_size, known, world_size, free_memory(device))
@@ -186,8 +201,9 @@ def describe(
     for name, rate, m, count, room in rows_of_table:
         hours = flops / rate / 3600
         fits = 'fits' if parts['peak'] < room else 'too large'
+        fits = fits if fsdp * tp <= count else f'{fsdp * tp} needed'
         lines.append(
-            f'{"":14}{name:24}{size(rate, "G"):>9}{size(rate / per_token):>10}{clock(3600 * hours):>9}'
+            f'{"":14}{name:24}{size(rate, "G"):>9}{size(rate / per_token):>10}{clock(3600 * hours):>10}'
             f'{hours * count * m["watts"] / 1000:>9.3g}{hours * count * m["dollars"]:>9.3g}{fits:>16}'
         )
     best = math.sqrt(flops / 6 / TOKENS_PER_PARAMETER)

@@ -132,11 +132,12 @@ def main(settings):
     torch.manual_seed(seed)
     start, resuming = runtime.by_rank_0(faults.choose_start, init_from, out_dir)
     model, state = build_model(start, resuming, meta)
+    if batch_size == 'auto':
+        settings |= runtime.by_rank_0(fit_batch, model, where, precision, layout.ranks)
+        globals().update(settings)
     flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
     compiled = compile_model(model, where, layout, say)
     mesh.share(model, layout, where, precision)
-    if batch_size == 'auto':
-        settings |= fit_batch(model, where, precision, world_size)
     rows = batch_size * gradient_accumulation_steps  # of a step: which ones depends on this alone
     if resuming:
         say(f'going on from {start}{faults.changes(start, settings, meta, rows)}')
@@ -306,8 +307,6 @@ def check_settings(settings, layout):
         fail(
             f'gradient_accumulation_steps = {gradient_accumulation_steps} is not divisible by {layout.ranks} processes'
         )
-    if batch_size == 'auto' and layout.shares:
-        fail("batch_size = 'auto' knows nothing of fsdp and tp: give a number")
     if objective == 'masked' and block_size < 3:
         fail(f'block_size = {block_size} leaves nothing to hide between cls and sep')
     if not 0 < mask_ratio < 1:
@@ -361,10 +360,12 @@ def describe_run(where, precision, world_size):
     start, resuming = faults.choose_start(init_from, out_dir)
     with torch.device('meta') if start == 'scratch' else nullcontext():  # which needs no memory
         model, _ = build_model(start, resuming, read_meta(dataset) if known else dict(vocab_size=50257))
+    ranks = max(world_size, fsdp * tp) // tp  # the command may be given to one process, to be told of many
     if batch_size == 'auto':
-        fit_batch(model, where, precision, world_size)
+        globals().update(fit_batch(model, where, precision, ranks))
     work = (batch_size, hidden_in_row(), gradient_accumulation_steps, max_iters)
-    return describe(model, *work, where, precision, optimizer, world_size, compile, make_optimizers)
+    machine = (where, precision, optimizer, world_size, ranks, fsdp, tp, compile)
+    return describe(model, *work, *machine, make_optimizers)
 
 
 def hidden_in_row():
@@ -372,13 +373,11 @@ def hidden_in_row():
     return max(1, round(mask_ratio * block_size)) if objective == 'masked' else 0
 
 
-def fit_batch(model, where, precision, world_size):
-    """Set what batch_size = 'auto' means: the rows of a step, in as few micro-batches as memory allows -> the settings."""
-    global batch_size, gradient_accumulation_steps
+def fit_batch(model, where, precision, ranks):
+    """What batch_size = 'auto' means, as settings: the rows of a step, in as few micro-batches as memory allows."""
     rows = gradient_accumulation_steps
-    batch_size = rows_that_fit(model, rows, hidden_in_row(), where, precision, optimizer, world_size)
-    gradient_accumulation_steps = rows // batch_size
-    return dict(batch_size=batch_size, gradient_accumulation_steps=gradient_accumulation_steps)
+    fit = rows_that_fit(model, rows, hidden_in_row(), where, precision, optimizer, ranks, fsdp, tp)
+    return dict(batch_size=fit, gradient_accumulation_steps=rows // fit)
 
 
 def make_optimizers(model, precision):

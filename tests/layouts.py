@@ -1,7 +1,6 @@
 """The same run however its processes share it: 1, 2 and 4 processes, each mesh of ddp, fsdp and tp, each kind of model.
 
     python tests/layouts.py                    # everything; or some kinds: python tests/layouts.py gpt2 muon
-    python tests/layouts.py --memory           # what each GPU holds of the large models of config/
 
 Not a test that pytest runs: it takes half an hour on two cores. Of each kind and mesh it tells the largest difference of the
 losses and norms of 50 steps from those of one process; then of runs that one mesh saved after 25 steps and another took over
@@ -18,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import ROOT, TINY, run, settings_of
+from conftest import TINY, run, settings_of
 
 KINDS = {
     'gpt2': '--bias=True --batch_size=2',
@@ -79,49 +78,6 @@ def taken_over(where, kind):
 
 def flags(kind):
     return f'{KINDS[kind]} --decay_lr=False --learning_rate=3e-3 --eval_interval=5'
-
-
-def tell_memory(path, processes):
-    """Build a config's model and optimizer state on the meta device, as the first of so many processes that only pretend to be."""
-    import torch
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    import mesh
-    import train
-    from config import size
-    from model import ARCHITECTURES, Config, Transformer
-
-    torch.distributed.init_process_group('fake', store=FakeStore(), rank=0, world_size=processes)
-    with settings_of(train, path) as chosen:
-        names = ('block_size', 'n_layer', 'n_head', 'n_kv_head', 'n_embd', 'bias')
-        shape = {name: chosen[name] for name in names} | ARCHITECTURES[chosen['arch']]
-        with torch.device('meta'):
-            model = Transformer(Config(vocab_size=50257, **shape))
-        layout = mesh.lay_out(torch.device('cpu'), processes, chosen['fsdp'], chosen['tp'])
-        block = sum(p.numel() for p in model.blocks[0].parameters())
-        rest = sum(p.numel() for p in model.parameters()) - len(model.blocks) * block
-        mesh.deal_out(model, layout.mesh, torch.bfloat16)
-        for p in model.parameters():
-            p.grad = torch.zeros_like(p)
-        optimizers = train.make_optimizers(model, torch.bfloat16)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group['fused'] = False  # there is no such kernel for the meta device
-            optimizer.step()
-    torch.distributed.destroy_process_group()
-    states = [t for o in optimizers for state in o.state.values() for t in state.values() if t.dim()]
-    parts = {
-        'weights': sum(p.to_local().nbytes for p in model.parameters()),
-        'gradients': sum(p.grad.to_local().nbytes for p in model.parameters()),
-        'optimizer': sum(t.to_local().nbytes for t in states),
-        # two blocks in bf16, as the next one comes while one computes; a block's gradient in bf16, and in fp32 on its way;
-        # what is outside of the blocks with its gradient in fp32
-        'gathered': block * (2 * 2 + 2 + 4) + rest * (4 + 4),
-    }
-    told = ', '.join(f'{name} {n / 1e9:.1f} GB' for name, n in parts.items())
-    print(
-        f'{Path(path).name}: {size(model.num_params())} parameters; each of {processes} GPUs: {told}, in all {sum(parts.values()) / 1e9:.1f} GB'
-    )
 
 
 def name(mesh):
@@ -188,8 +144,5 @@ def difference(one, other):
 if __name__ == '__main__':
     if sys.argv[1:2] == ['--worker']:
         work(json.loads(sys.argv[2]))
-    elif sys.argv[1:] == ['--memory']:
-        tell_memory(str(ROOT / 'config/gpt2_xl.py'), 8)
-        tell_memory(str(ROOT / 'config/llama_7b.py'), 64)
     else:
         main(sys.argv[1:] or KINDS)

@@ -5,14 +5,16 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, TINY, ends_in_one_line
+from conftest import ROOT, TINY, ends_in_one_line, settings_of
 from layouts import KINDS, SHAPE, difference, losses, out_dir, together
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import checkpoint
+import estimate
 import mesh
+import train
 from model import ARCHITECTURES, Config, Transformer
 
 FLAGS = '--decay_lr=False --eval_interval=3 --eval_iters=3'  # of which processes have different numbers
@@ -123,3 +125,36 @@ def test_a_model_that_cannot_be_dealt_out_ends_in_one_line(capsys, precision, wo
             mesh.share(model, layout, torch.device('cpu'), precision)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    'config, processes', [('gpt2_xl.py', 8), ('llama_7b.py', 64), ('modern_124m.py --fsdp=2 --tp=3', 12)]
+)
+def test_a_process_holds_what_the_estimate_says(config, processes):
+    """Of weights, gradients and optimizer states, on the meta device, as the first of many that only pretend to be."""
+    torch.distributed.init_process_group('fake', store=FakeStore(), rank=0, world_size=processes)
+    try:
+        with settings_of(train, f'{ROOT}/config/{config}') as chosen:
+            names = ('block_size', 'n_layer', 'n_head', 'n_kv_head', 'n_embd', 'bias', 'bigrams')
+            shape = {name: chosen[name] for name in names} | ARCHITECTURES[chosen['arch']]
+            with torch.device('meta'):
+                model = Transformer(Config(vocab_size=50257, **shape))
+            shares = chosen['fsdp'], chosen['tp']
+            precision, adamw = torch.bfloat16, chosen['optimizer'] == 'adamw'
+            told = estimate.memory(model, 1, 0, 'cpu', precision, chosen['optimizer'], True, *shares)
+            mesh.deal_out(model, mesh.lay_out(torch.device('cpu'), processes, *shares).mesh, precision)
+            optimizers = train.make_optimizers(model, precision)
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        for group in optimizers[-1].param_groups:
+            group['fused'] = False  # there is no such kernel for the meta device
+        optimizers[-1].step()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert sum(p.to_local().nbytes for p in model.parameters()) == pytest.approx(told['weights'], rel=0.01)
+    assert sum(p.grad.to_local().nbytes for p in model.parameters()) == pytest.approx(
+        told['gradients'], rel=0.01
+    )
+    states = [t for state in optimizers[-1].state.values() for t in state.values() if t.dim()]
+    muon = 0 if adamw else sum(p.to_local().nbytes for g in optimizers[0].param_groups for p in g['params'])
+    assert sum(t.to_local().nbytes for t in states) + muon == pytest.approx(told['optimizer'], rel=0.01)
