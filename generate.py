@@ -5,6 +5,8 @@ generate(model, prompts, 100, temperature=0.8, top_k=200)              # prompts
 generate(model, prompts, 100, lengths=lengths, stop=50256)            # of different lengths, filled up on the right
 """
 
+import functools
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -15,9 +17,9 @@ import runtime
 def ready(model, device, dtype, compile=False, rows=1):
     """The model on the device in the form that generates fastest there.
 
-    dtype: of the weights, a name; 'int8': an eighth-bit integer a weight, and a scale a row; 'auto': fp16 packed for single rows
-    on an x86 CPU, otherwise bf16 where the hardware has it. compile: one step of one token a row, which takes a while at first,
-    and is worth it for thousands of tokens. rows: that are continued at a time.
+    dtype: of the weights, a name; 'int8': an eight-bit integer a weight, and a scale a row; 'auto': fp16 packed for single rows
+    on an x86 CPU, otherwise bf16 where the hardware has it, on such a CPU packed too. compile: one step of one token a row,
+    which takes a while at first, and is worth it for thousands of tokens. rows: that are continued at a time.
     """
     model.eval().to(device)
     x86 = device.type == 'cpu' and 'fbgemm' in torch.backends.quantized.supported_engines
@@ -27,7 +29,10 @@ def ready(model, device, dtype, compile=False, rows=1):
         if not compile:  # the compiler knows no packed matrices, and makes more of fp32 than of bf16
             replace_products(model, packed_product)
     else:
-        model.to(runtime.choose_dtype(dtype, device))
+        number = runtime.choose_dtype(dtype, device)
+        model.to(number)
+        if dtype == 'auto' and x86 and number == torch.bfloat16 and not compile:
+            replace_products(model, functools.partial(blocked_product, rows=rows))
     if compile:
         model.static = True
         model.next_logits = torch.compile(
@@ -51,6 +56,12 @@ def packed_product(weight, bias):
     """
     matrix = torch.ops.quantized.linear_prepack_fp16(weight, None if bias is None else bias.detach())
     return lambda x: torch.ops.quantized.linear_dynamic_fp16(x, matrix)
+
+
+def blocked_product(weight, bias, rows):
+    """By a matrix in bf16 as oneDNN lays it out for products with so many rows; F.linear would do that anew each time."""
+    matrix = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, matrix, bias, 'none', [], '')
 
 
 def int8_product(weight, bias):

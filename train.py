@@ -116,6 +116,7 @@ def main(settings):
     watch = faults.Watch(hang_timeout)
     where = runtime.choose_device(device)
     precision = runtime.choose_dtype(dtype, where)
+    runtime.keep_freed_memory()
     rank, world_size = runtime.join_processes(backend, where, hang_timeout)
     say = functools.partial(print, flush=True) if rank == 0 else lambda *words: None
     layout = mesh.Layout() if estimate else mesh.lay_out(where, world_size, fsdp, tp)
