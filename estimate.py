@@ -69,7 +69,7 @@ def memory(model, rows, predicted, device, precision, optimizer, accumulate, fsd
     states = 2 * held - matrices / tp / fsdp  # AdamW has two numbers of each weight, Muon one
     one, two = (saved_bytes(replace(c, n_layer=n), rows, predicted, device, precision) for n in (1, 2))
     layer = two - one
-    stream = rows * c.block_size * c.n_embd * 4  # what enters a block, in fp32
+    stream = rows * c.block_size * c.n_embd * (2 if precision == torch.bfloat16 else 4)  # what enters a block
     positions = rows * (predicted or c.block_size) // tp
     whole = positions * vocabulary <= loss.CHUNK
     # the products, logits in fp32, what goes back of them, and that in the type of the products again

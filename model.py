@@ -96,9 +96,14 @@ class Config:
 
     def make_norm(self):
         if self.norm == 'rms':
-            return nn.RMSNorm(self.n_embd, eps=self.norm_eps)
+            return RMSNorm(self.n_embd, eps=self.norm_eps)
         affine = self.norm == 'layer'
         return nn.LayerNorm(self.n_embd, eps=self.norm_eps, elementwise_affine=affine, bias=self.bias)
+
+
+class RMSNorm(nn.RMSNorm):
+    def forward(self, x):  # in one type throughout, as torch's fused kernels want it
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 def is_small_on_cpu(q):
@@ -297,6 +302,9 @@ class Transformer(nn.Module):
         if self.norm_in is not None:
             x = self.norm_in(x)
         x = self.dropout(x)
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.bfloat16:
+            x = x.bfloat16()  # the residual stream as well: docs/experiments.md has what that costs and gives
         mask = None if attention_mask is None else attention_mask.bool()[:, None, None, :]  # (B, 1, 1, T)
         if ragged:
             mask = (
