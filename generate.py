@@ -174,7 +174,9 @@ def sample(logits, temperature, top_k, top_p):
     ids = None
     if top_k > 0 or top_p < 1:
         logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # (B, k), likeliest first
-        probs = logits.softmax(-1)
-        logits = logits.masked_fill(probs.cumsum(-1) - probs >= top_p, -torch.inf)  # those before it reach p
-    choice = torch.multinomial(logits.softmax(-1), 1)  # (B, 1)
+    probs = logits.softmax(-1)
+    if top_p < 1:
+        probs = probs.masked_fill(probs.cumsum(-1) - probs >= top_p, 0.0)  # those before it reach p
+    # torch.multinomial's own way (the first of exponential clocks that run at these rates), less its checks
+    choice = (probs / torch.empty_like(probs).exponential_()).argmax(-1, keepdim=True)  # (B, 1)
     return (choice if ids is None else ids.gather(1, choice))[:, 0]
