@@ -40,7 +40,10 @@ def gather(model, optimizers, scaler):
 
 
 def save(out_dir, state, model, gathered, vocabulary_dir, keep=1):
-    """Write the checkpoint of state['step'], then delete those that are neither the `keep` newest nor the best -> its path."""
+    """Write the checkpoint of state['step'], then delete those that are neither the `keep` newest nor the best -> its path.
+
+    Raises OSError where that cannot be done, and leaves nothing of it.
+    """
     weights, tensors = gathered
     final = Path(out_dir, f'step-{state["step"]:08d}')
     partial = Path(out_dir, f'.{final.name}.partial')
@@ -66,7 +69,8 @@ def save(out_dir, state, model, gathered, vocabulary_dir, keep=1):
     # a full disk is a RuntimeError to torch and a SafetensorError to safetensors
     except (OSError, RuntimeError, SafetensorError) as e:
         shutil.rmtree(partial, ignore_errors=True)
-        fail(f'cannot write the checkpoint {final}: {reason(e)}; those before it are as they were')
+        words = f'cannot write the checkpoint {final}: {reason(e)}; those before it are as they were'
+        raise OSError(words) from None
     return final
 
 

@@ -59,7 +59,7 @@ def memory(model, rows, predicted, device, precision, optimizer, accumulate, fsd
     at a time.
 
     model: on any device, 'meta' too. accumulate: gradients of earlier micro-batches wait while one is computed. fsdp, tp: as
-    mesh.py deals it out; what tp spares of the activations is not counted.
+    mesh.py deals it out; what tp spares of the activations is not counted, nor what Muon gathers under fsdp.
     """
     c, vocabulary = model.config, model.config.padded_vocab_size
     params = sum(p.numel() for p in model.parameters())
@@ -70,10 +70,10 @@ def memory(model, rows, predicted, device, precision, optimizer, accumulate, fsd
     one, two = (saved_bytes(replace(c, n_layer=n), rows, predicted, device, precision) for n in (1, 2))
     layer = two - one
     stream = rows * c.block_size * c.n_embd * (2 if precision == torch.bfloat16 else 4)  # what enters a block
-    positions = rows * (predicted or c.block_size) // tp
+    positions = rows * (predicted or c.block_size)
     whole = positions * vocabulary <= loss.CHUNK
     # the products, logits in fp32, what goes back of them, and that in the type of the products again
-    logits = min(positions * vocabulary, loss.CHUNK) * 12
+    logits = min(positions // tp * vocabulary, loss.CHUNK) * 12
     parts = dict(
         weights=4 * held,
         gradients=4 * held,
@@ -87,7 +87,9 @@ def memory(model, rows, predicted, device, precision, optimizer, accumulate, fsd
         parts['gathered'] = blocks / tp / c.n_layer * (3 * precision.itemsize + 4) + (params - blocks) * 8
     if whole:  # they were counted among what is saved
         parts['activations'] -= min(positions * vocabulary * 4, parts['activations'])
-    standing = parts['weights'] + parts['optimizer'] + parts.get('gathered', 0)
+    if torch.device(device).type == 'cpu':
+        parts['copies'] = 4 * (3 * params - matrices)  # while a checkpoint is written, by rank 0
+    standing = sum(parts.get(name, 0) for name in ('weights', 'optimizer', 'gathered', 'copies'))
     computing = parts['activations'] + parts['logits']
     if accumulate:
         parts['peak'] = standing + parts['gradients'] + computing

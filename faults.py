@@ -36,10 +36,12 @@ class Watch:
     has waited `timeout` seconds for another says where it stands and ends.
 
     A thread does it, which lives while the main one is deep in a compiler or waits for a process that is gone.
+
+    writer: an executor; what it has begun to write is finished before this process ends because another is gone.
     """
 
-    def __init__(self, timeout):
-        self.timeout, self.moved = timeout, time.monotonic()
+    def __init__(self, timeout, writer):
+        self.timeout, self.writer, self.moved = timeout, writer, time.monotonic()
         self.signal, self.when, self.first, self.step, self.others = 0, 0.0, None, None, False
         self.before = [signal.signal(each, lambda *_: None) for each in SIGNALS]
         self.inbox, outbox = socket.socketpair()
@@ -87,6 +89,7 @@ class Watch:
         """sys.excepthook: that another process is gone is one line, not a traceback."""
         lost = re.search('gloo|nccl|connect|timed? ?out', str(error), re.IGNORECASE)
         if 'RANK' in os.environ and issubclass(kind, RuntimeError) and lost:
+            self.writer.shutdown()
             self.leave(f'another process is gone ({reason(error)[:100]}); {GO_ON}', STOPPED)
         self.hook(kind, error, trace)
 

@@ -42,11 +42,15 @@ def ready(model, device, dtype, compile=False, rows=1):
 
 
 def replace_products(model, product):
-    """Give every linear layer, and the head, another way to multiply, for good: product(weight, bias) -> a function of x."""
-    for module in model.modules():
+    """Give the linear layers of the blocks, and the head, another way to multiply: product(weight, bias) -> a function of x.
+
+    For good: the blocks' own weights are let go.
+    """
+    model.decode = product(model.head_matrix().detach(), model.head_bias())
+    for module in model.blocks.modules():
         if isinstance(module, nn.Linear):
             module.forward = product(module.weight.detach(), module.bias)
-    model.decode = product(model.head_matrix().detach(), model.head_bias())
+            module.weight = None
 
 
 def packed_product(weight, bias):
@@ -168,7 +172,7 @@ def generate(model, prompts, max_new_tokens, lengths=None, **sampling):
 
 def sample(logits, temperature, top_k, top_p):
     """logits (B, V) -> (B,) ids; see `stream`."""
-    if temperature == 0:
+    if temperature < 1e-6:  # by which no logits can be divided
         return logits.argmax(-1)
     logits = logits / temperature
     ids = None

@@ -224,11 +224,11 @@ def measured_matmul_flops(dtype, n=1024, seconds=0.2):
 def keep_freed_memory():
     """Have malloc keep what is freed, for the next step: to give pages back and to take them again, cleared, costs a tenth of one.
 
-    glibc's only (mallopt, its M_TRIM_THRESHOLD and M_MMAP_THRESHOLD); other systems go on as before.
+    glibc's only (mallopt: M_TRIM_THRESHOLD never, M_MMAP_MAX none); other systems go on as before.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        for parameter in (-1, -3):
-            ctypes.CDLL(None).mallopt(parameter, 2**31 - 1)
+        for parameter, value in ((-1, -1), (-4, 0)):
+            ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def memory_used(device):

@@ -104,7 +104,7 @@ activation_checkpointing = False  # compute layers again in the backward pass: l
 fsdp = 1  # processes among which weights, gradients and optimizer states are dealt out; mesh.py tells how
 tp = 1  # processes that share the work within each block; those that fsdp and tp leave have models of their own
 backend = ''  # of torch.distributed: 'nccl', 'gloo'; '' is nccl on CUDA, gloo elsewhere
-hang_timeout = 600  # seconds that a process waits for the others; then the run ends
+hang_timeout = 600  # seconds that a process waits for the others, be it while one saves; then the run ends
 requeue = False  # on SIGUSR1, as of Slurm's --signal=USR1@120: put the job back into its queue
 # -----------------------------------------------------------------------------
 
@@ -113,16 +113,20 @@ SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
 
 def main(settings):
     # The machine and the data: what can be wrong is found before the first expensive step.
-    watch = faults.Watch(hang_timeout)
+    writer = ThreadPoolExecutor(1)  # of checkpoints, while training goes on
+    watch = faults.Watch(hang_timeout, writer)
     where = runtime.choose_device(device)
     precision = runtime.choose_dtype(dtype, where)
-    runtime.keep_freed_memory()
+    if where.type == 'cpu':
+        runtime.keep_freed_memory()
     rank, world_size = runtime.join_processes(backend, where, hang_timeout)
     say = functools.partial(print, flush=True) if rank == 0 else lambda *words: None
-    layout = mesh.Layout() if estimate else mesh.lay_out(where, world_size, fsdp, tp)
+    # the question may be put to one process, about many
+    asked_about = mesh.Layout(ranks=max(world_size, fsdp * tp) // max(tp, 1))
+    layout = asked_about if estimate else mesh.lay_out(where, world_size, fsdp, tp)
     check_settings(settings, layout)
     if estimate:
-        say(describe_run(where, precision, world_size))
+        say(describe_run(where, precision, world_size, layout.ranks))
         return watch.end()
     meta = read_meta(dataset)
     if verify_data:
@@ -167,7 +171,7 @@ def main(settings):
     # The loop.
     monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only)
     # the batches of a step are made while the one before it is computed
-    ahead, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+    ahead = ThreadPoolExecutor(1)
     batches_of = functools.partial(step_batches, data, meta, where, layout)
     upcoming = ahead.submit(batches_of, state['step'] + state['ahead'])
     gc.collect()
@@ -297,6 +301,8 @@ def check_settings(settings, layout):
         'eval_iters',
         'log_interval',
         'keep',
+        'fsdp',
+        'tp',
         'hang_timeout',
     ):
         if globals()[setting] < 1:
@@ -355,13 +361,12 @@ def build_model(start, resuming, meta):
     return model, state
 
 
-def describe_run(where, precision, world_size):
+def describe_run(where, precision, world_size, ranks):
     """What --estimate prints, as text. Where there are no data yet it supposes GPT-2's vocabulary."""
     known = Path('data', dataset, 'meta.json').exists() or ':' in dataset
     start, resuming = faults.choose_start(init_from, out_dir)
     with torch.device('meta') if start == 'scratch' else nullcontext():  # which needs no memory
         model, _ = build_model(start, resuming, read_meta(dataset) if known else dict(vocab_size=50257))
-    ranks = max(world_size, fsdp * tp) // tp  # the command may be given to one process, to be told of many
     if batch_size == 'auto':
         globals().update(fit_batch(model, where, precision, ranks))
     work = (batch_size, hidden_in_row(), gradient_accumulation_steps, max_iters)
@@ -493,7 +498,7 @@ def save(state, settings, meta, model, gathered, watch):
     vocabulary_dir = Path('data', next(iter(meta['mixture'])))  # the parts of a mixture share one
     try:
         return checkpoint.save(out_dir, state, model, gathered, vocabulary_dir, keep)
-    except SystemExit:
+    except BaseException:  # which `finish` tells
         watch.ask(signal.SIGTERM)
         raise
 
@@ -501,7 +506,8 @@ def save(state, settings, meta, model, gathered, watch):
 def finish(writing):
     """Wait for the checkpoint that is being written, if any, and tell of it; ends the program if it cannot be."""
     if writing:
-        print(f'saved {writing.result()}', flush=True)
+        with runtime.user_errors():
+            print(f'saved {writing.result()}', flush=True)
 
 
 def log_line(record, tokens_per_step):

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import random
@@ -170,6 +171,17 @@ def test_training_goes_on_while_a_checkpoint_is_written_of_the_step_it_was_asked
         assert ours.read_bytes() == theirs.read_bytes(), name
 
 
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_once_in_one_line(cwd, monkeypatch, capsys):
+    def full(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, 'seal', full)
+        with ends_in_one_line(capsys, 'cannot write the checkpoint out/step-00000005', 'No space left'):
+            train_here('--save_interval=5 --max_iters=100000')
+    assert max(losses('out')) < 1000 and not os.path.exists('out/step-00000005')
+
+
 @pytest.mark.parametrize('which', [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_ends_a_run_with_code_75_and_a_checkpoint_of_its_step(cwd, which):
     """SIGUSR1, as Slurm sends it before the end of a job, has the job queued again."""
@@ -223,7 +235,7 @@ def test_torchrun_brings_a_run_back_of_which_a_process_was_killed(cwd):
     """The command still says 'scratch'."""
     flags = f'{TINY} {MODERN} --max_iters=120 --lr_decay_iters=120 --eval_interval=120 --save_interval=40'
     with started(f'{flags} --out_dir=out', *TWO, '--max-restarts=3') as process:
-        wait_for('step 60/', process)
+        wait_for('saved out/step-00000040', process)
         rank(1, process).kill()
         assert 'out/step-00000' in wait_for('going on from', process)
         output, _ = process.communicate(timeout=120)
