@@ -59,7 +59,8 @@ def memory(model, rows, predicted, device, precision, optimizer, accumulate, fsd
     at a time.
 
     model: on any device, 'meta' too. accumulate: gradients of earlier micro-batches wait while one is computed. fsdp, tp: as
-    mesh.py deals it out; what tp spares of the activations is not counted, nor what Muon gathers under fsdp.
+    mesh.py deals it out; what tp spares of the activations is not counted, nor what Muon gathers under fsdp, nor
+    on a CPU the copies that a checkpoint is written from.
     """
     c, vocabulary = model.config, model.config.padded_vocab_size
     params = sum(p.numel() for p in model.parameters())
@@ -87,9 +88,7 @@ def memory(model, rows, predicted, device, precision, optimizer, accumulate, fsd
         parts['gathered'] = blocks / tp / c.n_layer * (3 * precision.itemsize + 4) + (params - blocks) * 8
     if whole:  # they were counted among what is saved
         parts['activations'] -= min(positions * vocabulary * 4, parts['activations'])
-    if torch.device(device).type == 'cpu':
-        parts['copies'] = 4 * (3 * params - matrices)  # while a checkpoint is written, by rank 0
-    standing = sum(parts.get(name, 0) for name in ('weights', 'optimizer', 'gathered', 'copies'))
+    standing = parts['weights'] + parts['optimizer'] + parts.get('gathered', 0)
     computing = parts['activations'] + parts['logits']
     if accumulate:
         parts['peak'] = standing + parts['gradients'] + computing
