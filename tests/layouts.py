@@ -2,7 +2,7 @@
 
     python tests/layouts.py                    # everything; or some kinds: python tests/layouts.py gpt2 muon
 
-Not a test that pytest runs: it takes half an hour on two cores. Of each kind and mesh it tells the largest difference of the
+Not a test that pytest runs: it takes some ten minutes a kind on two cores. Of each kind and mesh it tells the largest difference of the
 losses and norms of 50 steps from those of one process; then of runs that one mesh saved after 25 steps and another took over
 for 10 more, each from each.
 """
