@@ -13,8 +13,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import loss
-import runtime
-from config import clock, size
+from common import clock, size
+from infra import runtime
 from model import Transformer
 from optim import muon_groups
 

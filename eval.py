@@ -14,7 +14,8 @@ import json as json_format
 import math
 from fractions import Fraction
 
-from config import answer_help, configure, fail, progress
+from common import fail, progress
+from configurator import answer_help, configure
 
 if __name__ == '__main__':
     answer_help(globals())  # before torch is imported, which takes seconds
@@ -22,9 +23,8 @@ if __name__ == '__main__':
 import numpy as np
 import torch
 
-import checkpoint
 import objectives
-import runtime
+from infra import checkpoint, runtime
 from loader import mixture, open_split, read_meta
 
 # -----------------------------------------------------------------------------

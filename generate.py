@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import runtime
+from infra import runtime
 
 
 def ready(model, device, dtype, compile=False, rows=1):

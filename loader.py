@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import fail, sha256
-from words import mix
+from common import fail, mix, sha256
 
 
 def mixture(dataset):

@@ -6,7 +6,7 @@ matrix are learned equally fast. It needs about a third fewer tokens than AdamW 
 
 import torch
 
-import mesh
+from infra import mesh
 
 STEPS = 5  # of Newton and Schulz
 QUINTIC = (3.4445, -4.7750, 2.0315)  # its coefficients, for which singular values end between 0.7 and 1.2

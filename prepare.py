@@ -30,17 +30,16 @@ from pathlib import Path
 import numpy as np
 
 import chat
-import clean as rules
-import dedup as copies
-import parallel
-import report
-import shard
-import sources as readers
 import tokenizer as vocabularies
-from config import configure, fail, own_settings, progress, reason, sha256
+from common import fail, progress, reason, sha256
+from configurator import configure, own_settings
+from corpus import dedup as copies
+from corpus import filters as rules
+from corpus import parallel, report, shard
+from corpus import sources as readers
+from corpus.merge import cut_document, decide, join, open_shards
+from corpus.parallel import RANK
 from loader import mixture
-from merge import cut_document, decide, join, open_shards
-from parallel import RANK
 
 # -----------------------------------------------------------------------------
 name = ''  # the data set: data/NAME is written; a name that --list shows brings its source and the defaults below

@@ -10,16 +10,16 @@ A causal model continues `start`; a masked one lists the likeliest fillings of e
 
 import itertools
 
-from config import answer_help, configure, fail, reason
+from common import fail, reason
+from configurator import answer_help, configure
 
 if __name__ == '__main__':
     answer_help(globals())  # before torch is imported, which takes seconds
 
 import torch
 
-import checkpoint
 import generate
-import runtime
+from infra import checkpoint, runtime
 
 # -----------------------------------------------------------------------------
 init_from = 'resume'  # 'resume': the best checkpoint of out_dir; else a name such as 'gpt2', or a directory

@@ -24,10 +24,10 @@ from pathlib import Path
 
 import numpy as np
 
-import formats
-import sources
-from clean import normalize as repaired
-from config import configure, fail, need, progress, reason
+from common import fail, need, progress, reason
+from configurator import configure
+from corpus import formats, sources
+from corpus.filters import normalize as repaired
 
 # -----------------------------------------------------------------------------
 command = ''  # what to do: train, or compare the vocabularies named after it

@@ -22,22 +22,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
-from config import answer_help, clock, configure, fail, reason, size
+from common import clock, fail, reason, size
+from configurator import answer_help, configure
 
 if __name__ == '__main__':
     answer_help(globals())  # before torch is imported, which takes seconds
 
 import torch
 
-import checkpoint
-import faults
-import mesh
 import objectives
-import runtime
 from estimate import describe, rows_that_fit
+from infra import checkpoint, faults, mesh, runtime
+from infra.monitor import Monitor
 from loader import mixed_rows, open_mixture, read_meta, verify, windows
 from model import ARCHITECTURES, Config, Transformer
-from monitor import Monitor
 from optim import Muon, muon_groups
 from pretrained import PRETRAINED
 

@@ -44,7 +44,7 @@ def one_line(command, cwd, *words, **env):
 @contextlib.contextmanager
 def settings_of(script, flags):
     """Within it, an imported script has the settings of a command line, handed out as a dict; later its own again."""
-    from config import configure
+    from configurator import configure
 
     own = dict(vars(script))
     try:

@@ -14,8 +14,8 @@ import pytest
 import torch
 from conftest import ends_in_one_line
 
-import checkpoint
 import tokenizer
+from infra import checkpoint
 from model import Config, Transformer
 
 INTACT = ['SHA256SUMS', 'config.json', 'model.safetensors', 'optimizer.pt', 'state.json', 'tokenizer.json']

@@ -12,7 +12,7 @@ from conftest import ROOT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import dedup
+from corpus import dedup
 
 BANDS, ROWS = 14, 8
 VOCABULARY = [f'w{i}' for i in range(5000)]
@@ -179,7 +179,7 @@ def test_near_copies_in_scripts_without_spaces():
 def test_same_sketches_in_every_process():
     """Python salts its own hashes anew in each."""
     program = (
-        'import dedup; t = ["the quick brown fox jumps over it", "", "--", "x" * 9999]; '
+        'from corpus import dedup; t = ["the quick brown fox jumps over it", "", "--", "x" * 9999]; '
         'print(dedup.sketches(t, dedup.lower_words(t)).tobytes().hex())'
     )
     seen = set()

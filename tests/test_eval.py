@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import TINY, ends_in_one_line, run, settings_of
 
-import checkpoint
 import eval as evaluation
 import objectives
+from infra import checkpoint
 from loader import open_split, read_meta
 
 EXACT = '--device=cpu --dtype=float32'

@@ -21,10 +21,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY, ends_in_one_line, one_line, run, settings_of
 
-import checkpoint
-import faults
-import runtime
 import train
+from infra import checkpoint, faults, runtime
 from model import Transformer
 from optim import Muon
 
@@ -129,8 +127,9 @@ def test_sigterm_to_one_of_two_processes_ends_both_with_a_whole_checkpoint(cwd, 
 
 SLOW = f"""import sys, time
 sys.path.insert(0, {str(ROOT)!r})
-import checkpoint, train
-from config import configure
+from infra import checkpoint
+import train
+from configurator import configure
 from pathlib import Path
 seal = checkpoint.seal
 def slow(path):
@@ -202,7 +201,7 @@ def test_a_signal_ends_a_run_with_code_75_and_a_checkpoint_of_its_step(cwd, whic
 def test_a_second_ctrl_c_leaves_at_once(cwd):
     """Here in the middle of a step that takes for ever."""
     (cwd / 'slow.py').write_text(
-        f'import sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport train\nfrom config import configure\n'
+        f'import sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport train\nfrom configurator import configure\n'
         'def learning_rate_at(step):\n'
         '    if step == 30:\n        print("now", flush=True)\n        time.sleep(1000)\n'
         '    return 1e-3\n'
@@ -351,7 +350,7 @@ def test_a_bad_step_leaves_weights_and_optimizers_untouched(cwd, monkeypatch, fl
 def test_a_bad_step_of_one_process_is_left_out_by_both(cwd):
     (cwd / 'spoilt.py').write_text(
         f'import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]\n'
-        'import pytest, train\nfrom config import configure\nfrom test_faults import not_a_number\n'
+        'import pytest, train\nfrom configurator import configure\nfrom test_faults import not_a_number\n'
         'with not_a_number(pytest.MonkeyPatch(), {21}):\n    train.main(configure(vars(train)))\n'
     )
     with started(f'{TINY} --out_dir=out', *TWO, script='spoilt.py') as process:

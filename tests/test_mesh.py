@@ -11,10 +11,9 @@ from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-import checkpoint
 import estimate
-import mesh
 import train
+from infra import checkpoint, mesh
 from model import ARCHITECTURES, Config, Transformer
 
 FLAGS = '--decay_lr=False --eval_interval=3 --eval_iters=3'  # of which processes have different numbers

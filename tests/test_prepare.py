@@ -26,13 +26,11 @@ from conftest import ROOT, one_line, run
 from hub_server import FINEWEB_EDU, hub
 
 import chat
-import clean
-import config
-import formats
+import configurator
 import loader
 import prepare
-import shard
 import tokenizer as vocabularies
+from corpus import filters, formats, shard
 
 # --- an independent reference ---------------------------------------------------------
 
@@ -43,7 +41,7 @@ def reference(texts, vocabulary, val_fraction):
     The texts hold no near copies; cleaning has tests of its own.
     """
     seen, kept, counts = set(), [], Counter()
-    for text, rule in (clean.clean(text, 'basic', Counter()) for text in texts):
+    for text, rule in (filters.clean(text, 'basic', Counter()) for text in texts):
         if rule or text in seen:
             counts[rule or 'exact duplicate'] += 1
         else:
@@ -158,13 +156,13 @@ def prepared(tmp_path, monkeypatch, capfd):
 
 def in_process(command, capfd, code=0, with_output=False):
     capfd.readouterr()
-    own = {module: dict(vars(module)) for module in (prepare, clean)}
+    own = {module: dict(vars(module)) for module in (prepare, filters)}
     shard.load_vocabulary.cache_clear()
     shard.load_benchmark.cache_clear()
     ended = 0
     try:
-        config.configure(
-            vars(prepare), command if isinstance(command, list) else command.split(), ['name'], [clean]
+        configurator.configure(
+            vars(prepare), command if isinstance(command, list) else command.split(), ['name'], [filters]
         )
         name = prepare.name
         prepare.main()
@@ -344,7 +342,7 @@ def test_files_of_all_formats_and_a_limit(prepared):
     pyarrow.parquet.write_table(pyarrow.table({'text': [plain[1]]}), 'a.parquet')
     directory = prepared('mixed --files=*.* --tokenizer=char --val_fraction=0.2 --max_documents=120')
     check(directory, [plain[1], plain[0], *texts[2:120]], 0.2)
-    known = {c for text in texts[:120] for c in clean.clean(text, 'none', Counter())[0]}
+    known = {c for text in texts[:120] for c in filters.clean(text, 'none', Counter())[0]}
     assert not known & {'ø'} and 'unknown tokens' not in json.loads((directory / 'report.json').read_text())
 
 
@@ -566,7 +564,8 @@ def test_conversations_become_tokens_and_masks(prepared, planted):
     expected = {'train': [], 'val': []}
     for row in rows:
         messages = [
-            m | {'content': clean.clean(m['content'], 'basic', Counter())[0]} for m in chat.conversation(row)
+            m | {'content': filters.clean(m['content'], 'basic', Counter())[0]}
+            for m in chat.conversation(row)
         ]
         whole_text = '\n\n'.join(m['content'] for m in messages)
         expected['val' if in_val(whole_text, 0.2) else 'train'].append(chat.render(messages, vocabulary))

@@ -6,10 +6,10 @@ import pytest
 import torch
 from conftest import ends_in_one_line, run, settings_of
 
-import checkpoint
 import sample
 import tokenizer
 from generate import generate, stream
+from infra import checkpoint
 from model import Config, Transformer
 
 EXACT = '--device=cpu --dtype=float32'

@@ -28,8 +28,7 @@ from hub_server import FINEWEB_EDU, hub
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import formats
-import sources
+from corpus import formats, sources
 
 TEXTS = ['First.\nSecond line, naïve — 日本.\n', 'tabs\tand "quotes"', '', ' \n', '🙂 last\u2028one\r\n\n']
 COMPRESS = {

@@ -14,8 +14,8 @@ import torch
 import transformers
 from conftest import ROOT, TINY, ends_in_one_line, one_line, run, settings_of
 
-import checkpoint
 import train
+from infra import checkpoint
 from loader import open_split, read_rows
 from model import Config, Transformer
 

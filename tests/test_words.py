@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import words as module
-from words import among, ngrams, occurs_more, repeated_characters, top_ngram_characters, words
+from corpus import words as module
+from corpus.words import among, ngrams, occurs_more, repeated_characters, top_ngram_characters, words
 
 # what words meet in: letters, signs that may stand inside a word, wide characters, several kinds of space
 MIXED = st.text(alphabet="ab_1é日本ไтж'’.,-–—¯=€😀\u0301\u200b\xa0 \n\t", max_size=60) | st.text(max_size=60)

@@ -24,11 +24,10 @@ from pathlib import Path
 import numpy as np
 
 import chat
-import clean
-import dedup
-import formats
 import tokenizer
-from config import fail, own_settings
+from common import fail
+from configurator import own_settings
+from corpus import dedup, filters, formats
 
 BATCH = 1 << 20  # characters tokenized together
 EXAMPLES = 3  # of the documents that each rule drops
@@ -119,7 +118,7 @@ def judged(unit, job, told, done=lambda n: None):
     """Yield every document of a unit as a dict: its number in the unit, its place, the raw and the cleaned text, the rule
     that drops it or ''; the messages of a conversation, the label of a labelled one. `told` counts what happens.
     """
-    vars(clean).update({key: job[key] for key in own_settings(vars(clean))})
+    vars(filters).update({key: job[key] for key in own_settings(vars(filters))})
 
     def damaged(place, why):
         if job['strict']:
@@ -144,14 +143,14 @@ def judged(unit, job, told, done=lambda n: None):
             damaged(place, str(e))
             continue
         document['raw'] = raw
-        document['text'], document['rule'] = clean.clean(raw, job['clean'], told['changed'])
+        document['text'], document['rule'] = filters.clean(raw, job['clean'], told['changed'])
         lap(told, 'clean')
         yield document
 
 
 def clean_messages(messages, preset, changed):
     return [
-        message | {'content': clean.clean(message['content'], preset, changed)[0]} for message in messages
+        message | {'content': filters.clean(message['content'], preset, changed)[0]} for message in messages
     ]
 
 

@@ -3,7 +3,7 @@
     pip install datatrove[processing] spacy      # not among this project's requirements
     python tests/compare_datatrove.py DIRECTORY  # of text files, the more kinds the better
 
-Each rule decides on the repaired text of every file (clean.tidy), as datatrove's decides on the same text: once with
+Each rule decides on the repaired text of every file (filters.tidy), as datatrove's decides on the same text: once with
 datatrove's split into words and sentences replaced by ours, which leaves no reason to differ, and once with its own
 (spaCy's English tokenizer). Documents are named where a decision differs, and the texts that C4 and PII leave.
 """
@@ -26,9 +26,9 @@ from datatrove.pipeline.filters import (
 from datatrove.pipeline.formatters import PIIFormatter
 from datatrove.utils.text import split_into_sentences, split_into_words
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import clean  # noqa: E402
-from words import words  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+from corpus import filters  # noqa: E402
+from corpus.words import words  # noqa: E402
 
 # datatrove's names of reasons -> ours
 REASONS = {
@@ -65,7 +65,7 @@ def our_words(text, language=None):
 
 
 def our_sentences(text, language=None):
-    return [''] * clean.sentences(text)
+    return [''] * filters.sentences(text)
 
 
 def use_splitters(split_words, split_sentences):
@@ -89,16 +89,16 @@ def pairs():
     """(family of rules, our function, datatrove's filter): text -> (reason, text left)."""
     yield (
         'repetition',
-        ours(lambda text: clean.gopher_repetition(text, words(text))),
+        ours(lambda text: filters.gopher_repetition(text, words(text))),
         GopherRepetitionFilter(),
     )
-    yield 'gopher', ours(lambda text: clean.gopher_quality(text, words(text))), GopherQualityFilter()
+    yield 'gopher', ours(lambda text: filters.gopher_quality(text, words(text))), GopherQualityFilter()
     yield (
         'c4',
-        lambda text: clean.c4_quality(text, Counter())[::-1],
+        lambda text: filters.c4_quality(text, Counter())[::-1],
         C4QualityFilter(filter_no_terminal_punct=False),
     )
-    yield 'fineweb', ours(clean.fineweb_quality), FineWebQualityFilter()
+    yield 'fineweb', ours(filters.fineweb_quality), FineWebQualityFilter()
 
 
 def compare(texts, families):
@@ -128,13 +128,13 @@ def compare(texts, families):
 def main():
     texts = {}
     for path in sorted(Path(sys.argv[1]).rglob('*')):
-        text = clean.tidy(path.read_text('utf-8', 'ignore'), Counter()) if path.is_file() else ''
+        text = filters.tidy(path.read_text('utf-8', 'ignore'), Counter()) if path.is_file() else ''
         if text.strip():
             texts[path.name] = text
     print('with our words and sentences')
     use_splitters(our_words, our_sentences)
     compare(texts, pairs())
-    masked = sum(clean.masked(t, Counter()) == PIIFormatter().format(t) for t in texts.values())
+    masked = sum(filters.masked(t, Counter()) == PIIFormatter().format(t) for t in texts.values())
     print(f'e-mail and IP masking: the same text for {masked:,} of {len(texts):,}')
     print("\nwith datatrove's own (spaCy)")
     use_splitters(split_into_words, split_into_sentences)

@@ -26,11 +26,11 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 import tokenizer  # noqa: E402
-from bench_data import HERE  # noqa: E402
-from config import configure, fail  # noqa: E402
-from measure import run_measuring_memory  # noqa: E402
+from bench.data import HERE  # noqa: E402
+from bench.measure import run_measuring_memory  # noqa: E402
+from configurator import configure, fail  # noqa: E402
 
 # -----------------------------------------------------------------------------
 megabytes = 200  # of text, about

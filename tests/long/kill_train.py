@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 KILLS = 50
 FLAGS = (
     '--dataset=python --n_layer=2 --n_head=2 --n_embd=64 --block_size=64 --batch_size=4 --gradient_accumulation_steps=2 '

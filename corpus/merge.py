@@ -6,9 +6,8 @@ those that stay.
 
 import numpy as np
 
-import dedup
-import shard
-from config import fail, progress
+from common import fail, progress
+from corpus import dedup, shard
 
 FEW = 100  # fewer documents than this are split by position: a hash would leave the shares to chance
 BLOCK = 1 << 22  # tokens copied together

@@ -18,8 +18,8 @@ import unicodedata
 import numpy as np
 import regex
 
-from config import fail, need, reason
-from words import ngrams, occurs_more, repeated_characters, repeated_fives, top_ngram_characters, words
+from common import fail, need, reason
+from corpus.words import ngrams, occurs_more, repeated_characters, repeated_fives, top_ngram_characters, words
 
 PRESETS = ('none', 'basic', 'web', 'code')
 

@@ -15,10 +15,8 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
-import mesh
-import runtime
-from config import fail, reason
+from common import fail, reason
+from infra import checkpoint, mesh, runtime
 
 STOPPED = (
     75  # exit code (EX_TEMPFAIL of sysexits.h) of a run that ended before its time: the same command goes on

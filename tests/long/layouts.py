@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from conftest import TINY, run, settings_of
 
 KINDS = {
@@ -108,8 +108,8 @@ def work(jobs):
     """What each process of a start does: one run of train.py after the other, in one process group."""
     import torch
 
-    import runtime
     import train
+    from infra import runtime
 
     again = runtime.join_processes('', torch.device('cpu'), 600)
     leave = torch.distributed.destroy_process_group

@@ -18,10 +18,11 @@ from pathlib import Path
 import psutil
 import tokenizers
 
-import dedup
 import tokenizer
-from config import configure, fail
-from measure import run_measuring_memory, some_sources, take_turns
+from bench.measure import run_measuring_memory, some_sources, take_turns
+from common import fail
+from configurator import configure
+from corpus import dedup
 
 # -----------------------------------------------------------------------------
 what = 'all'  # or 'prepare', 'copies', 'vocabulary'
@@ -30,7 +31,7 @@ rounds = 3  # how often each side has its turn
 megabytes = 60  # of text to prepare or to learn a vocabulary from
 # -----------------------------------------------------------------------------
 
-HERE = Path(__file__).parent.resolve()
+HERE = Path(__file__).parent.parent.resolve()
 
 
 def main():

@@ -23,7 +23,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from config import fail, need, reason
+from common import fail, need, reason
 
 # bytes: a text file longer than this becomes several documents, so that memory stays bounded
 LONGEST = 16 << 20

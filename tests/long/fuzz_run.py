@@ -227,7 +227,7 @@ def spoil_settings(draw):
 
 
 def chosen_names():
-    from config import own_settings
+    from configurator import own_settings
 
     return sorted(own_settings(vars(train)))
 

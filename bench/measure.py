@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from config import clock, fail
+from common import clock, fail
 
 
 def take_turns(title, unit, sides, rounds):

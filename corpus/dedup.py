@@ -15,7 +15,8 @@ import hashlib
 
 import numpy as np
 
-from words import BLOCK, mix, ngrams, words
+from common import mix
+from corpus.words import BLOCK, ngrams, words
 
 GROUP = min(BLOCK, 1 << 16)  # characters split into words together: as much as stays in the cache
 WIDTH = 4096  # shingles permuted together; numpy copies rows shorter than a third of its 8192-element buffer

@@ -18,8 +18,8 @@ from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 
-import shard
-from config import fail, need, progress, reason
+from common import fail, need, progress, reason
+from corpus import shard
 
 # Under torchrun and Slurm every process runs prepare.py; rank 0 does what is done once, the others wait for its files.
 RANK = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0)))

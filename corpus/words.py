@@ -10,22 +10,13 @@ import unicodedata
 
 import numpy as np
 
+from common import mix
+
 BLOCK = 1 << 17  # characters looked at together: few enough for the cache, and memory stays bounded
 SPACE, LETTER, IDEOGRAPH, SYMBOL = range(4)
 # scripts written without spaces: each character counts as a word
 IDEOGRAPHS = ((0x0E00, 0x0EFF), (0x3040, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 FIRST_BYTES = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # masks of the first n bytes of eight
-
-
-def mix(x):
-    """A 64-bit hash of each element of a uint64 array (the finaliser of splitmix64, Steele et al. 2014)."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    return x
 
 
 @functools.cache

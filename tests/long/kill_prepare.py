@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 KILLS = 20
 AT_MOST = 4  # of them in a run from nothing to the end, which has only so many moments
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.parallel import DistributedDataParallel as DDP
 
-from config import fail
+from common import fail
 from loss import cross_entropy
 
 

@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from config import answer_help, configure, fail, size
+from common import fail, size
+from configurator import answer_help, configure
 
 if __name__ == '__main__':
     answer_help(globals())  # before torch is imported, which takes seconds
@@ -27,8 +28,8 @@ import numpy as np
 import torch
 
 import generate
-import runtime
-from measure import run_measuring_memory, run_script, some_sources, take_turns
+from bench.measure import run_measuring_memory, run_script, some_sources, take_turns
+from infra import runtime
 from model import ARCHITECTURES, Config, Transformer
 
 # -----------------------------------------------------------------------------
@@ -49,7 +50,7 @@ minutes = 20  # of nanoGPT's training, for 'budget'
 device = 'auto'  # as in train.py
 # -----------------------------------------------------------------------------
 
-HERE = Path(__file__).parent.resolve()
+HERE = Path(__file__).parent.parent.resolve()
 
 
 def main():
@@ -97,7 +98,7 @@ def on_gpu():
     ]
     for command in (f'train {gpt2}', f'bert {bert}', f'generate {gpt2}', f'batch {gpt2}', 'loss'):
         print(f'--- bench.py {command}', flush=True)
-        subprocess.run([sys.executable, __file__, *command.split(), *given])
+        subprocess.run([sys.executable, '-m', 'bench.speed', *command.split(), *given])
 
 
 def model_config():

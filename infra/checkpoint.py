@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-import mesh
 import tokenizer
-from config import fail, reason, sha256
+from common import fail, reason, sha256
+from infra import mesh
+from infra.runtime import user_errors
 from model import Transformer
 from pretrained import PRETRAINED
-from runtime import user_errors
 
 SUMS = 'SHA256SUMS'
 FILES = ('config.json', 'model.safetensors', 'optimizer.pt', 'state.json')  # that each has
