@@ -1,4 +1,4 @@
-"""Muon for the matrices of the blocks, AdamW for everything else; or AdamW for all.
+"""Optimizers: Muon for the matrices of the blocks, and how learning rates are set.
 
 Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) steps along the orthogonalized momentum: all directions of a
 matrix are learned equally fast. It needs about a third fewer tokens than AdamW to the same loss.
@@ -8,12 +8,12 @@ import torch
 
 from infra import mesh
 
-STEPS = 5  # of Newton and Schulz
+STEPS = 5  # of the Newton-Schulz iteration
 QUINTIC = (3.4445, -4.7750, 2.0315)  # its coefficients, for which singular values end between 0.7 and 1.2
 
 
 def orthogonalized(matrices, dtype=torch.bfloat16):
-    """(n, rows, cols) -> the same in dtype with all singular values near 1, by the iteration of Newton and Schulz."""
+    """(n, rows, cols) -> the same in dtype with all singular values near 1, by the Newton-Schulz iteration."""
     X = matrices.to(dtype)
     if tall := X.shape[1] > X.shape[2]:
         X = X.mT
@@ -27,12 +27,11 @@ def orthogonalized(matrices, dtype=torch.bfloat16):
 
 
 class Muon(torch.optim.Optimizer):
-    """Each group holds matrices of one shape, (rows, cols), whose steps are computed together, divided among the processes,
-    whichever parts of them each holds.
+    """Muon. Each group holds matrices of one shape, (rows, cols), whose steps are computed together, divided among the
+    processes, whatever the sharding.
 
     lr: length of a step, of a matrix whose singular values are 1. momentum: Nesterov's. weight_decay: as of AdamW. dtype: of
     the products of matrices, for which bf16 is exact enough where the hardware has it.
-    parts: of a group, the rows of the matrices that are stacked in each of its own, such as those of queries, keys, values.
     found_inf: as of torch's fused optimizers, where this tensor holds 1.0 a step leaves everything as it is.
     """
 
@@ -51,34 +50,41 @@ class Muon(torch.optim.Optimizer):
             # in place of a bad gradient the momentum itself, which their mean then leaves exactly as it is
             grads = [torch.where(bad, momentum, p.grad) for p, momentum in zip(params, momenta, strict=True)]
             torch._foreach_lerp_(momenta, grads, 1 - group['momentum'])
-            ahead = [g.lerp(m, group['momentum']).to(self.dtype) for g, m in zip(grads, momenta, strict=True)]
-            ahead = [mesh.whole(g, p) for g, p in zip(ahead, params, strict=True)]
-            ahead = torch.stack(ahead)  # (n, rows, cols)
-            steps = torch.cat([self.steps_of(part) for part in ahead.split(group['parts'], dim=1)], dim=1)
-            steps = torch.where(bad, 0, steps)
-            steps = [mesh.part(step, p).to(p.dtype) for step, p in zip(steps, params, strict=True)]
+            updates = [
+                g.lerp(m, group['momentum']).to(self.dtype) for g, m in zip(grads, momenta, strict=True)
+            ]
+            updates = torch.stack([mesh.full_tensor(update) for update in updates])  # (n, rows, cols)
+            steps = torch.where(bad, 0, self.directions(updates))
+            steps = [mesh.local_shard(step, p).to(p.dtype) for step, p in zip(steps, params, strict=True)]
             torch._foreach_mul_(params, torch.where(bad, 1.0, 1 - group['lr'] * group['weight_decay']))
             torch._foreach_add_(params, steps, alpha=-group['lr'])
 
-    def steps_of(self, matrices):
-        """(n, rows, cols) -> their directions; a matrix of more outputs than inputs steps further, as its gradient is longer."""
+    def directions(self, matrices):
+        """(n, rows, cols) -> their steps; a matrix of more outputs than inputs steps further, as its gradient is longer."""
         scale = max(1, matrices.shape[1] / matrices.shape[2]) ** 0.5
         if not torch.distributed.is_initialized():
             return scale * orthogonalized(matrices, self.dtype)
-        ranks, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-        missing = -len(matrices) % ranks
-        shares = torch.cat((matrices, matrices[:1].expand(missing, -1, -1))).chunk(ranks)
-        mine = scale * orthogonalized(shares[rank], self.dtype)
-        gathered = [torch.empty_like(mine) for _ in range(ranks)]
-        torch.distributed.all_gather(gathered, mine.contiguous())
+        world_size, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+        missing = -len(matrices) % world_size
+        parts = torch.cat((matrices, matrices[:1].expand(missing, -1, -1))).chunk(world_size)
+        own = scale * orthogonalized(parts[rank], self.dtype)
+        gathered = [torch.empty_like(own) for _ in range(world_size)]
+        torch.distributed.all_gather(gathered, own.contiguous())
         return torch.cat(gathered)[: len(matrices)]
 
 
 def muon_groups(model):
-    """The matrices of the blocks of a model.Transformer as groups for Muon: of each kind one, from all layers."""
+    """The matrices of the blocks of a model.Transformer as groups for Muon, one for each shape."""
     groups = {}
-    for block in model.blocks:
-        for linear in (block.attn.qkv, block.attn.proj, block.mlp.fc, block.mlp.proj):
-            parts = getattr(linear, 'parts', [len(linear.weight)])
-            groups.setdefault((*linear.weight.shape, *parts), []).append(linear.weight)
-    return [dict(params=params, parts=list(key[2:])) for key, params in groups.items()]
+    for p in model.blocks.parameters():
+        if p.dim() == 2:
+            groups.setdefault(p.shape, []).append(p)
+    return [dict(params=params) for params in groups.values()]
+
+
+def set_rates(optimizers, multiplier, momentum):
+    """Give every group its learning rate, `multiplier` times its initial one, and Muon's groups their momentum."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group['lr'] = group['initial_lr'] * multiplier
+        if 'momentum' in group:
+            group['momentum'] = momentum

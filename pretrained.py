@@ -1,4 +1,4 @@
-"""Weights from elsewhere: a model directory of the Hugging Face hub or of ours -> settings and weights by our names.
+"""Pretrained weights: a model directory of the Hugging Face hub or of ours -> settings and weights by our names.
 
 GPT-2 and BERT as transformers saves them are converted here, in one place; the rest of the project never sees their
 layout. Only safetensors are read: no pickle.
@@ -6,8 +6,6 @@ layout. Only safetensors are read: no pickle.
 
 import json
 from pathlib import Path
-
-import torch
 
 # Pretrained weights by name -> repository on the hub
 PRETRAINED = {
@@ -84,31 +82,36 @@ def demand(settings, **expected):
 
 
 def from_gpt2(settings, weights):
-    """transformers' GPT-2 config and weights -> ours. It stores linear layers transposed."""
+    """transformers' GPT-2 config and weights -> ours. It stores linear layers transposed, queries, keys and values in one."""
     C = settings['n_embd']
     demand(settings, activation_function='gelu_new', scale_attn_weights=True, tie_word_embeddings=True)
     demand(settings, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
-    if settings.get('n_inner') not in (None, 4 * C):
-        raise ValueError(f'n_inner = {settings["n_inner"]} cannot be read, only {4 * C}')
     config = {k: settings[k] for k in ('vocab_size', 'n_layer', 'n_head', 'n_embd')}
     config |= dict(
         arch='gpt2',
         block_size=settings['n_positions'],
+        mlp_width=settings.get('n_inner') or 0,
         norm_eps=settings.get('layer_norm_epsilon', 1e-5),
         bias=True,
     )
     theirs = {name.removeprefix('transformer.'): w for name, w in weights.items()}
-    ours = {'tokens.weight': theirs['wte.weight'], 'positions.weight': theirs['wpe.weight']}
-    names = {'norm_out': 'ln_f'}
+    ours = {
+        'token_embedding.weight': theirs['wte.weight'],
+        'position_embedding.weight': theirs['wpe.weight'],
+    }
+    names = {'final_norm': 'ln_f'}
+    layer = {
+        'norm1': 'ln_1',
+        'norm2': 'ln_2',
+        'attn.o_proj': 'attn.c_proj',
+        'mlp.up_proj': 'mlp.c_fc',
+        'mlp.down_proj': 'mlp.c_proj',
+    }
     for i in range(config['n_layer']):
-        pairs = dict(norm1='ln_1', norm2='ln_2')
-        pairs |= {
-            'attn.qkv': 'attn.c_attn',
-            'attn.proj': 'attn.c_proj',
-            'mlp.fc': 'mlp.c_fc',
-            'mlp.proj': 'mlp.c_proj',
-        }
-        names |= {f'blocks.{i}.{our}': f'h.{i}.{their}' for our, their in pairs.items()}
+        names |= {f'blocks.{i}.{our}': f'h.{i}.{their}' for our, their in layer.items()}
+        for part in ('weight', 'bias'):
+            qkv = theirs[f'h.{i}.attn.c_attn.{part}'].t().split(C)
+            ours |= {f'blocks.{i}.attn.{q}_proj.{part}': w for q, w in zip('qkv', qkv, strict=True)}
     for our, their in names.items():
         # norms have one dimension: t() leaves them alone
         ours[f'{our}.weight'] = theirs[f'{their}.weight'].t()
@@ -118,8 +121,7 @@ def from_gpt2(settings, weights):
 
 def from_bert(settings, weights):
     """transformers' BERT config and weights -> ours. Older checkpoints say gamma and beta for a norm's weight and bias."""
-    C = settings['hidden_size']
-    demand(settings, hidden_act='gelu', position_embedding_type='absolute', intermediate_size=4 * C)
+    demand(settings, hidden_act='gelu', position_embedding_type='absolute')
     demand(settings, tie_word_embeddings=True, is_decoder=False)
     config = dict(
         arch='bert',
@@ -127,7 +129,8 @@ def from_bert(settings, weights):
         block_size=settings['max_position_embeddings'],
         n_layer=settings['num_hidden_layers'],
         n_head=settings['num_attention_heads'],
-        n_embd=C,
+        n_embd=settings['hidden_size'],
+        mlp_width=settings['intermediate_size'],
         token_types=settings['type_vocab_size'],
         norm_eps=settings.get('layer_norm_eps', 1e-12),
         bias=True,
@@ -142,28 +145,28 @@ def from_bert(settings, weights):
             'the weights lack the masked language modelling head: save them from BertForMaskedLM'
         )
     ours = {
-        'tokens.weight': theirs['embeddings.word_embeddings.weight'],
-        'positions.weight': theirs['embeddings.position_embeddings.weight'],
-        'types.weight': theirs['embeddings.token_type_embeddings.weight'],
-        'head.bias': theirs['cls.predictions.bias'],
+        'token_embedding.weight': theirs['embeddings.word_embeddings.weight'],
+        'position_embedding.weight': theirs['embeddings.position_embeddings.weight'],
+        'type_embedding.weight': theirs['embeddings.token_type_embeddings.weight'],
+        'lm_head.bias': theirs['cls.predictions.bias'],
     }
     names = {
-        'norm_in': 'embeddings.LayerNorm',
-        'head.dense': 'cls.predictions.transform.dense',
-        'head.norm': 'cls.predictions.transform.LayerNorm',
+        'embedding_norm': 'embeddings.LayerNorm',
+        'mlm_head.dense': 'cls.predictions.transform.dense',
+        'mlm_head.norm': 'cls.predictions.transform.LayerNorm',
+    }
+    layer = {
+        'attn.q_proj': 'attention.self.query',
+        'attn.k_proj': 'attention.self.key',
+        'attn.v_proj': 'attention.self.value',
+        'attn.o_proj': 'attention.output.dense',
+        'norm1': 'attention.output.LayerNorm',
+        'mlp.up_proj': 'intermediate.dense',
+        'mlp.down_proj': 'output.dense',
+        'norm2': 'output.LayerNorm',
     }
     for i in range(config['n_layer']):
-        layer = f'encoder.layer.{i}'
-        names |= {
-            f'blocks.{i}.attn.proj': f'{layer}.attention.output.dense',
-            f'blocks.{i}.norm1': f'{layer}.attention.output.LayerNorm',
-            f'blocks.{i}.mlp.fc': f'{layer}.intermediate.dense',
-            f'blocks.{i}.mlp.proj': f'{layer}.output.dense',
-            f'blocks.{i}.norm2': f'{layer}.output.LayerNorm',
-        }
-        for part in ('weight', 'bias'):
-            qkv = [theirs[f'{layer}.attention.self.{which}.{part}'] for which in ('query', 'key', 'value')]
-            ours[f'blocks.{i}.attn.qkv.{part}'] = torch.cat(qkv)
+        names |= {f'blocks.{i}.{our}': f'encoder.layer.{i}.{their}' for our, their in layer.items()}
     for our, their in names.items():
         for part in ('weight', 'bias'):
             ours[f'{our}.{part}'] = theirs[f'{their}.{part}']

@@ -10,7 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from generate import generate, ready, sample
+import kernels
+from generate import generate, prepare_model, sample
 from model import ARCHITECTURES, Config, Transformer
 
 SMALL = dict(vocab_size=101, block_size=16, n_layer=2, n_head=3, n_embd=24)
@@ -19,7 +20,7 @@ SMALL = dict(vocab_size=101, block_size=16, n_layer=2, n_head=3, n_embd=24)
 def small(arch='gpt2', seed=0, **changes):
     """A model whose weights are far from those of a fresh one, so that every part of it matters."""
     torch.manual_seed(seed)
-    model = Transformer(Config(**(ARCHITECTURES[arch] | SMALL | changes))).eval()
+    model = Transformer(Config(**(ARCHITECTURES[arch] | dict(bias=True) | SMALL | changes))).eval()
     scramble(model)
     return model
 
@@ -85,11 +86,11 @@ def test_bert_gives_the_logits_and_the_loss_of_transformers_with_padding_and_seg
     seen = torch.arange(37) < torch.tensor([[37], [20], [1]])  # (3, 37)
     labels = torch.where(seen & (tokens(3, 37, vocab_size=2, seed=2) == 1), ids, -100)
     expected = theirs(ids, attention_mask=seen.long(), token_type_ids=types, labels=labels)
-    logits = ours(ids, types=types, attention_mask=seen.long())
+    logits = ours(ids, token_types=types, document=seen.long())
     assert expected.logits[0].std(0).mean() > 0.5  # positions differ
     torch.testing.assert_close(logits[seen][:, :203], expected.logits[seen], atol=1e-4, rtol=0)
     assert (logits[..., 203:] == -math.inf).all()
-    loss = ours(ids, labels, types=types, attention_mask=seen.long()) / (labels != -100).sum()
+    loss = ours(ids, labels, token_types=types, document=seen.long()) / (labels != -100).sum()
     torch.testing.assert_close(loss, expected.loss, atol=1e-5, rtol=1e-5)
 
 
@@ -128,13 +129,13 @@ def test_gpt2_weights_may_come_in_half_precision_without_prefix_and_with_mask_bu
     (tmp_path / 'config.json').write_text((where / 'config.json').read_text())
     ours = Transformer.from_pretrained(tmp_path)
     assert {p.dtype for p in ours.parameters()} == {torch.float32}
-    assert torch.equal(ours.tokens.weight[:203], theirs.transformer.wte.weight.bfloat16().float())
+    assert torch.equal(ours.token_embedding.weight[:203], theirs.transformer.wte.weight.bfloat16().float())
 
 
 def test_parameter_counts_are_those_of_the_papers_models():
     with torch.device('meta'):
-        gpt2 = Transformer(Config())
-        bert = Transformer(Config(vocab_size=30522, block_size=512, **ARCHITECTURES['bert']))
+        gpt2 = Transformer(Config(bias=True))
+        bert = Transformer(Config(vocab_size=30522, block_size=512, bias=True, **ARCHITECTURES['bert']))
     assert gpt2.num_params() == 124_439_808
     assert bert.num_params() == 109_514_298
 
@@ -281,19 +282,16 @@ def test_llama_is_that_of_transformers(kv_heads):
         vocab_size=203, block_size=37, n_layer=3, n_head=6, n_kv_head=kv_heads, n_embd=48, bias=False
     )
     ours = Transformer(Config(**shape, **ARCHITECTURES['llama'])).eval()
-    ours.tokens.weight[:203], ours.norm_out.weight[:] = (
-        theirs.model.embed_tokens.weight,
-        theirs.model.norm.weight,
-    )
+    ours.token_embedding.weight[:203] = theirs.model.embed_tokens.weight
+    ours.final_norm.weight[:] = theirs.model.norm.weight
     for block, layer in zip(ours.blocks, theirs.model.layers, strict=True):
         attention, mlp = layer.self_attn, layer.mlp
-        qkv = [each.weight for each in (attention.q_proj, attention.k_proj, attention.v_proj)]
-        block.attn.qkv.weight[:], block.attn.proj.weight[:] = torch.cat(qkv), attention.o_proj.weight
-        block.mlp.fc.weight[:] = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
-        block.mlp.proj.weight[:] = mlp.down_proj.weight
-        block.norm1.weight[:], block.norm2.weight[:] = (
-            n.weight for n in (layer.input_layernorm, layer.post_attention_layernorm)
-        )
+        for name in ('q_proj', 'k_proj', 'v_proj', 'o_proj'):
+            getattr(block.attn, name).weight[:] = getattr(attention, name).weight
+        for name in ('gate_proj', 'up_proj', 'down_proj'):
+            getattr(block.mlp, name).weight[:] = getattr(mlp, name).weight
+        block.norm1.weight[:] = layer.input_layernorm.weight
+        block.norm2.weight[:] = layer.post_attention_layernorm.weight
     ids = tokens(2, 37, vocab_size=203)
     torch.testing.assert_close(ours(ids)[..., :203], theirs(ids).logits, atol=1e-4, rtol=1e-4)
 
@@ -319,21 +317,21 @@ def test_norms_stand_where_the_flag_says(arch):
     """Layers that add nothing: with norms before them the embedding goes through; with norms after, it is normed."""
     model = small(arch)
     for name, p in model.named_parameters():
-        if '.proj.' in name:
+        if 'o_proj.' in name or 'down_proj.' in name:
             p.zero_()
     ids = tokens(2, 16)
-    x = model.tokens(ids)
+    x = model.token_embedding(ids)
     if arch in ('gpt2', 'bert', 'bert_prenorm'):
-        x = x + model.positions.weight
+        x = x + model.position_embedding.weight
     if arch in ('bert', 'bert_prenorm'):
-        x = x + model.types.weight[0]
+        x = x + model.type_embedding.weight[0]
     if arch not in ('gpt2', 'llama'):
-        x = model.norm_in(x)
+        x = model.embedding_norm(x)
     if arch == 'bert':
         for block in model.blocks:
             x = block.norm2(block.norm1(x))
     else:
-        x = model.norm_out(x)
+        x = model.final_norm(x)
     torch.testing.assert_close(model.hidden(ids), x)
 
 
@@ -341,18 +339,18 @@ def test_norms_stand_where_the_flag_says(arch):
 @pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_predicting_at_chosen_positions_gives_the_loss_of_all_positions(arch):
     model, ids = small(arch), tokens(3, 16)
-    where = torch.stack([torch.randperm(16)[:5] for _ in range(3)])  # (B, K)
-    targets = torch.full_like(ids, -100).scatter(1, where[:, :4], tokens(3, 4, seed=1))
-    torch.testing.assert_close(model(ids, targets, where=where), model(ids, targets))
-    at = where[..., None].expand(-1, -1, 128)
-    torch.testing.assert_close(model(ids, where=where), model(ids).gather(1, at))
+    at = torch.stack([torch.randperm(16)[:5] for _ in range(3)])  # (B, K)
+    targets = torch.full_like(ids, -100).scatter(1, at[:, :4], tokens(3, 4, seed=1))
+    torch.testing.assert_close(model(ids, targets, predict_at=at), model(ids, targets))
+    expected = model(ids).gather(1, at[..., None].expand(-1, -1, 128))
+    torch.testing.assert_close(model(ids, predict_at=at), expected)
 
 
 @pytest.mark.parametrize('arch', ARCHITECTURES)
 def test_padding_rows_get_no_gradient_and_the_others_do(arch):
     model = small(arch)
     model(tokens(2, 16), tokens(2, 16, seed=1)).backward()
-    gradient = model.head_matrix().grad
+    gradient = model.lm_head.weight.grad
     assert gradient.shape == (128, 24) and gradient.isfinite().all()
     assert (gradient[101:] == 0).all() and (gradient[:101].abs().sum(1) > 0).all()
     assert all(p.grad.isfinite().all() for p in model.parameters())
@@ -365,7 +363,9 @@ def test_fresh_weights_follow_the_table(arch):
     model = Transformer(Config(**ARCHITECTURES[arch], **shape))
     for name, p in model.named_parameters():
         if p.dim() > 1:
-            std = 0.02 / 4 if name.endswith('proj.weight') and arch != 'bert' else 0.02
+            std = (
+                0.02 / 4 if name.endswith(('o_proj.weight', 'down_proj.weight')) and arch != 'bert' else 0.02
+            )
             tolerance = 5 / math.sqrt(2 * p.numel())  # five standard errors
             assert abs(p.std().item() / std - 1) < tolerance, name
             assert abs(p.mean().item()) < 5 * std / math.sqrt(p.numel()), name
@@ -421,7 +421,9 @@ def test_flops_are_those_of_a_hand_count():
     gpt = Transformer(Config(vocab_size=100, block_size=16, n_layer=2, n_head=2, n_embd=8))
     layer = 8 * 24 + 8 * 8 + 8 * 32 + 32 * 8  # qkv, proj, fc, proj
     assert gpt.flops_per_token(16) == 6 * (2 * layer + 128 * 8) + 12 * 2 * 8 * 16
-    bert = Transformer(Config(100, 16, n_layer=2, n_head=2, n_embd=8, **ARCHITECTURES['bert']))
+    bert = Transformer(
+        Config(vocab_size=100, block_size=16, n_layer=2, n_head=2, n_embd=8, **ARCHITECTURES['bert'])
+    )
     head = 8 * 8 + 128 * 8  # dense, decoder
     assert bert.flops_per_token(16, 0.25) == 6 * (2 * layer + 0.25 * head) + 12 * 2 * 8 * 16
 
@@ -458,8 +460,8 @@ def test_cached_generation_is_uncached_generation_token_for_token(temperature, p
 def test_cached_generation_knows_the_token_before_each():
     model, prompt = small('modern', seed=1, bigrams=50, block_size=64), tokens(3, 7)
     assert torch.equal(generate(model, prompt, 57, temperature=0), slowly(model, prompt, 57, temperature=0))
-    again = model.hidden(prompt[:, 3:], before=prompt[:, 2:3])
-    assert torch.equal(again, model.hidden(prompt[:, 3:], before=prompt[:, :3][:, -1:]))
+    again = model.hidden(prompt[:, 3:], prev_token=prompt[:, 2:3])
+    assert torch.equal(again, model.hidden(prompt[:, 3:], prev_token=prompt[:, :3][:, -1:]))
     assert not torch.equal(again, model.hidden(prompt[:, 3:]))
 
 
@@ -488,8 +490,8 @@ def test_prompts_of_different_lengths_are_continued_as_each_alone(arch, changes,
 def test_a_compiled_step_makes_the_same_tokens(arch):
     model, prompts = small(arch, seed=1), tokens(3, 5)
     expected = generate(model, prompts, 30, temperature=0)
-    ready(model, torch.device('cpu'), 'float32', compile=True)
-    assert torch.equal(generate(model, prompts, 30, temperature=0), expected)
+    prepare_model(model, torch.device('cpu'), 'float32', compile=True)
+    assert torch.equal(generate(model, prompts, 30, temperature=0, compile=True), expected)
 
 
 @pytest.mark.parametrize('arch', ['gpt2', 'modern'])
@@ -497,7 +499,7 @@ def test_layers_computed_again_have_the_same_gradients_and_keep_less(arch):
     gradients, kept = [], []
     for again in (False, True):
         model, ids = small(arch, seed=3, dropout=0.2, n_layer=4).train(), tokens(2, 16)
-        model.recompute = again
+        model.gradient_checkpointing_enable() if again else None
         sizes = []
         hooks = torch.autograd.graph.saved_tensors_hooks(
             lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t
@@ -577,35 +579,18 @@ def test_rows_end_at_the_stop_token_and_generation_when_all_have():
         assert made.tolist() == [row[:length] for row in expected]
 
 
-@pytest.mark.parametrize('kind', ['causal', 'everything', 'padding'])
-def test_small_attention_is_torchs_attention_and_has_its_gradients(kind):
-    from model import small_attention
-
-    torch.manual_seed(0)
-    inputs = [torch.randn(2, 3, 17, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    mask = None
-    if kind == 'padding':
-        mask = torch.ones(2, 1, 1, 17, dtype=torch.bool)
-        mask[0, :, :, 9:] = False
-    results = []
-    for attend in (small_attention, torch.nn.functional.scaled_dot_product_attention):
-        y = attend(*inputs, attn_mask=mask, dropout_p=0.0, is_causal=kind == 'causal')
-        results.append((y, *torch.autograd.grad(y.square().sum(), inputs)))
-    for ours, theirs in zip(*results, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5)  # its softmax is in fp32
-
-
 @pytest.mark.parametrize('dtype, rows, error', [('auto', 1, 0.01), ('auto', 2, 0.15), ('int8', 1, 0.15)])
 def test_rounded_weights_change_logits_by_little_and_no_padding_row_is_sampled(dtype, rows, error):
     torch.manual_seed(0)
-    model = Transformer(Config(vocab_size=100, block_size=32, n_layer=2, n_head=2, n_embd=64)).eval()
+    shape = dict(vocab_size=100, block_size=32, n_layer=2, n_head=2, n_embd=64, bias=True)
+    model = Transformer(Config(**shape)).eval()
     for p in model.parameters():
         if p.dim() > 1:
             p.data.mul_(10)  # sharp logits, so that differences would show
     inputs = torch.randint(100, (2, 32))
     with torch.no_grad():
         before = model(inputs)[..., :100]
-        ready(model, torch.device('cpu'), dtype, rows=rows)
+        prepare_model(model, torch.device('cpu'), dtype, rows=rows)
         after = model(inputs).float()
     assert (after[..., :100] - before).abs().max() < error * before.std()
     assert (after[..., 100:] == -torch.inf).all()
