@@ -140,7 +140,3 @@ def checked(name, value, default, auto, where):
     if type(value) is not type(default):
         fail(f'{where}: {name} should be {type(default).__name__}, such as {default!r}, not {value!r}')
     return value
-
-
-def check_ranges(values, path):
-    """stub"""
