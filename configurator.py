@@ -1,18 +1,40 @@
-"""What stands between a script and the person who runs it: settings in, progress and clean errors out.
-
-A script's settings are its own globals, in a block between two ruled lines at its top. They are overridden by
-Python files and by flags, files first, later ones winning:
+"""Settings: a script's own globals, overridden by Python files and by flags; the only code that writes them.
 
     python train.py config/gpt2_124m.py --batch_size=8 --compile=False
     python train.py --help                       # prints the block, its comments included
+
+The settings of a script stand in a block between two ruled lines (`# -----`), one a line, its reason in a comment. Files
+are read first, then flags; later ones win. A number's range ends its comment, as an interval that is checked:
+
+    eval_interval = 2000  # steps between evaluations [1, inf)
+    beta1: float = 0.9  # of AdamW [0, 1)
+
+NaN is always refused, and so are integers of 2**31 or more, unless the range has a higher end, as in `[1, 1e12]`.
 """
 
 import ast
 import difflib
+import functools
+import math
+import re
 import sys
+import textwrap
 import types
+from pathlib import Path
+from typing import NamedTuple
 
 from common import fail, reason
+
+RANGE = re.compile(
+    r'(?P<open>[\[(])(?P<low>{0}), (?P<high>{0})(?P<close>[\])])$'.format(r'-?(?:\d[\d.e]*|inf)')
+)
+
+
+class Setting(NamedTuple):
+    """One line of a block: the expression assigned, an ast node, and the match of RANGE in its comment, if any."""
+
+    value: ast.expr
+    range: re.Match | None
 
 
 def quiet_on_interrupt(kind, error, trace):
@@ -21,16 +43,19 @@ def quiet_on_interrupt(kind, error, trace):
         sys.__excepthook__(kind, error, trace)
 
 
-def answer_help(script, argv=None, parts=()):
-    """Print a script's docstring and settings, and end, if the command line asks for help. Arguments as of `configure`."""
+def answer_help(script, argv=None, others=()):
+    """Print a script's docstring and settings, and end, if the command line asks for help.
+
+    others: further files whose settings it takes, relative to the script; they are only read, not imported.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if '--help' in argv or '-h' in argv:
-        files = [each['__file__'] for each in (script, *map(vars, parts))]
+        files = [script['__file__'], *(Path(script['__file__']).parent / other for other in others)]
         print(script['__doc__'].strip(), *map(settings_block, files), sep='\n\n')
         raise SystemExit(0)
 
 
-def configure(script, argv=None, positional=(), parts=(), auto=()):
+def configure(script, argv=None, positional=(), parts=(), auto=(), dataclass=None):
     """Override a script's settings and return them all as a dict.
 
     script: the `globals()` of the caller; the names assigned in its ruled block are its settings.
@@ -39,87 +64,112 @@ def configure(script, argv=None, positional=(), parts=(), auto=()):
     other bare words are config files.
     parts: modules whose own settings are overridden together with the script's.
     auto: settings that may be 'auto' whatever their type.
-    Ends the program with one line for an unknown name, a wrong type or an unreadable file.
+    dataclass: a file, relative to the script, whose block holds fields of a dataclass. They are settings too, but no
+    globals: in the dict they are None unless given. The file is read, not imported.
+    Ends the program with one line for an unknown name, a wrong type, a number out of range or an unreadable file.
     """
     sys.excepthook = quiet_on_interrupt
     argv = sys.argv[1:] if argv is None else argv
-    answer_help(script, argv, parts)
+    fields = [Path(script['__file__']).parent / dataclass] if dataclass else []
+    answer_help(script, argv, [*(part.__file__ for part in parts), *fields])
     scripts = [script, *map(vars, parts)]
-    settings = {name: value for each in scripts for name, value in own_settings(each).items()}
-    defaults = dict(settings)
-    words = [a for a in argv if not a.startswith('-')]
-    flags = [a for a in argv if a.startswith('-')]
+    blocks = [own_settings(each) for each in scripts]
+    blocks += [{name: ast.literal_eval(s.value) for name, s in read_block(path).items()} for path in fields]
+    defaults = {name: value for block in blocks for name, value in block.items()}
+    assert len(defaults) == sum(map(len, blocks)), 'two blocks have a setting of the same name'
+    settings = defaults | dict.fromkeys(blocks[-1] if dataclass else ())
+    files = [each['__file__'] for each in scripts] + fields
+    ranges = {name: setting.range for path in files for name, setting in read_block(path).items()}
+
+    def assign(name, value, source):
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            advice = f'did you mean {near[0]}?' if near else '--help lists them'
+            fail(f'{source}: there is no setting {name!r}; {advice}')
+        if value != 'auto' or name not in auto:
+            value = checked(name, value, defaults[name], ranges[name], source)
+        settings[name] = value
+
     unfilled = list(positional)
-    for word in words:
+    for word in (a for a in argv if not a.startswith('-')):
         if unfilled and not word.endswith('.py'):
-            if isinstance(settings[unfilled[0]], tuple):
+            if isinstance(defaults[unfilled[0]], tuple):
                 settings[unfilled[0]] += (word,)
             else:
                 settings[unfilled.pop(0)] = word
         else:
-            read_config_file(word, settings, defaults, auto)
-    for flag in flags:
-        name, equals, value = flag.lstrip('-').partition('=')  # at the first: a value may hold more of them
-        check_known(name, settings, 'the command line')
-        if not equals and settings[name] is False:
-            value = 'True'  # --json is short for --json=True
-        elif not equals or not flag.startswith('--'):
-            fail(f'{flag} should be written --{name}=VALUE, such as --{name}={settings[name]!r}')
-        value = literal(value, defaults[name])
-        settings[name] = checked(name, value, defaults[name], auto, 'the command line')
-    for each in scripts:
-        each.update({name: settings[name] for name in own_settings(each)})
+            for name, value in read_config_file(word, settings, defaults).items():
+                assign(name, value, word)
+    for flag in (a for a in argv if a.startswith('-')):
+        name, equals, text = flag.lstrip('-').partition('=')  # at the first: a value may hold more of them
+        default = defaults.get(name)
+        now = default if settings.get(name) is None else settings[name]
+        if not equals and now is False:
+            text = 'True'  # --json is short for --json=True
+        elif name in defaults and not (equals and flag.startswith('--')):
+            fail(f'{flag} should be written --{name}=VALUE, such as --{name}={now!r}')
+        assign(name, literal(text, default), 'the command line')
+    for each, block in zip(scripts, blocks, strict=False):
+        each.update({name: settings[name] for name in block})
     return settings
 
 
 def own_settings(script):
-    """The settings of a script's ruled block as they stand, from its `globals()`."""
-    return {name: script[name] for name in assigned_names(settings_block(script['__file__']))}
+    """The settings of a script's block as they stand, from its `globals()`."""
+    return {name: script[name] for name in read_block(script['__file__'])}
 
 
 def settings_block(path):
-    """The text between the first two ruled lines (`# ----`) of a script."""
-    with open(path, encoding='utf-8') as f:
-        lines = f.read().splitlines()
-    first, second = [i for i, line in enumerate(lines) if line.startswith('# -----')][:2]
-    return '\n'.join(lines[first + 1 : second])
+    """The text between the first two ruled lines (`# -----`) of a script, which may be indented, in a class."""
+    lines = Path(path).read_text(encoding='utf-8').splitlines()
+    first, second = [i for i, line in enumerate(lines) if line.lstrip().startswith('# -----')][:2]
+    return textwrap.dedent('\n'.join(lines[first + 1 : second]))
 
 
-def assigned_names(source):
-    """Names assigned at the top level of a piece of Python, in order."""
-    return [t.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
+@functools.cache
+def read_block(path):
+    """{name: Setting} of the block of a file, in order. The names are those assigned at its top level."""
+    block = settings_block(path)
+    lines, found = block.splitlines(), {}
+    for node in ast.parse(block).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id: Setting(node.value, RANGE.search(comment.rstrip())) for target in targets}
+    return found
 
 
-def read_config_file(path, settings, defaults, auto):
-    """Run a Python file whose assignments replace settings; it may read the settings, import, and keep _private names."""
+def read_config_file(path, settings, defaults):
+    """Run a Python file -> the settings that it assigns. It may read settings, import, and keep _private names."""
     try:
-        with open(path, encoding='utf-8') as f:
-            code = compile(f.read(), path, 'exec')
+        tree = ast.parse(Path(path).read_text(encoding='utf-8'), path)
+        code = compile(tree, path, 'exec')
     except (OSError, UnicodeDecodeError) as e:
         fail(f'cannot read the config file {path}: {reason(e)}; settings are written --name=value')
     except SyntaxError as e:
         fail(f'{path}, line {e.lineno}: {e.msg}')
     except (ValueError, MemoryError, RecursionError) as e:  # null bytes, a thousand brackets
         fail(f'{path}: {reason(e)}')
-    namespace = dict(settings, __name__='__config__', __file__=path)
+    before = {name: defaults[name] if value is None else value for name, value in settings.items()}
+    namespace = dict(before, __name__='__config__', __file__=path)
     try:
         exec(code, namespace)
     except Exception as e:
         fail(f'{path} stops with {type(e).__name__}: {e}')
-    for name, value in namespace.items():
-        if name.startswith('_') or (
-            name not in settings and (isinstance(value, types.ModuleType) or callable(value))
-        ):
-            continue
-        check_known(name, settings, path)
-        settings[name] = checked(name, value, defaults[name], auto, path)
+    # what it assigns, also to the value that was there
+    assigned = {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    return {
+        name: value
+        for name, value in namespace.items()
+        if (name in assigned or value is not before[name] if name in before else not is_helper(name, value))
+    }
 
 
-def check_known(name, settings, where):
-    if name not in settings:
-        near = difflib.get_close_matches(name, settings, n=1)
-        advice = f'did you mean {near[0]}?' if near else '--help lists them'
-        fail(f'{where}: there is no setting {name!r}; {advice}')
+def is_helper(name, value):
+    """Whether a name of a config file is no setting: private, an import or a function."""
+    return name.startswith('_') or isinstance(value, types.ModuleType) or callable(value)
 
 
 def literal(text, default):
@@ -131,12 +181,34 @@ def literal(text, default):
     return value if isinstance(value, str) or not isinstance(default, str) else text
 
 
-def checked(name, value, default, auto, where):
-    """The value, made a float where one belongs; anything else of another type than the default ends the program."""
-    if value == 'auto' and name in auto:
-        return value
+def checked(name, value, default, interval, source):
+    """The value, made a float where one belongs; a number out of range or another type ends the program."""
+    if wrong := out_of_range(name, value, interval):
+        fail(f'{source}: {wrong}')
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):
-        fail(f'{where}: {name} should be {type(default).__name__}, such as {default!r}, not {value!r}')
+        fail(f'{source}: {name} should be {type(default).__name__}, such as {default!r}, not {value!r}')
     return value
+
+
+def out_of_range(name, value, interval):
+    """What is wrong with a number, or the first such number of a tuple, in words; '' if nothing is."""
+    low, high = (float(interval['low']), float(interval['high'])) if interval else (-math.inf, math.inf)
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if isinstance(number, int) and abs(number) >= 2**31 and not 2**31 < high < math.inf:
+            return f'{name} should be less than 2 ** 31'
+        above = number >= low if not interval or interval['open'] == '[' else number > low
+        below = number <= high if not interval or interval['close'] == ']' else number < high
+        if not (above and below):  # NaN is neither
+            return f'{name} = {value!r} should ' + (f'lie in {interval[0]}' if interval else 'be a number')
+    return ''
+
+
+def check_ranges(values, path):
+    """Raise ValueError for the first of some values (name -> value) outside of the range that the block of a file states."""
+    for name, setting in read_block(path).items():
+        if name in values and (wrong := out_of_range(name, values[name], setting.range)):
+            raise ValueError(wrong)

@@ -31,10 +31,10 @@ from loader import mixture, open_split, read_meta
 init_from = 'resume'  # 'resume': the best checkpoint of out_dir; else a name such as 'gpt2', or a directory
 out_dir = 'out'  # a run, or one checkpoint of it
 dataset = ''  # data/DATASET or a mixture, as in train.py; '': the one the checkpoint was trained on
-block_size = 0  # tokens in a window; 0: as many as the model sees
-stride = 0  # tokens between windows; 0: half of block_size; as many as block_size: no overlap, as in training
-batch_size = 8  # windows at a time
-train_tokens = 50_000  # size of the sample of the training split; 0: leave it out
+block_size = 0  # tokens in a window; 0: as many as the model sees [0, inf)
+stride = 0  # tokens between windows; 0: half of block_size; as many as block_size: no overlap, as in training [0, inf)
+batch_size = 8  # windows at a time [1, inf)
+train_tokens = 50_000  # size of the sample of the training split; 0: leave it out [0, inf)
 device = 'auto'  # as in train.py
 dtype = 'auto'
 json = False  # print a JSON object, one line, instead of the table
@@ -64,14 +64,12 @@ def main():
     if block_size > model.config.block_size:
         fail(f'block_size = {block_size} is longer than the {model.config.block_size} tokens the model sees')
     stride = block_size if not model.config.causal else stride or max(1, block_size // 2)
-    if not 1 <= stride <= block_size:
-        fail(f'stride = {stride} should lie between 1 and block_size = {block_size}')
+    if stride > block_size:
+        fail(f'stride = {stride} is longer than block_size = {block_size}')
     parts = {
         name: {split: open_split(name, split, block_size) for split in ('train', 'val')}
         for name in mixture(dataset)
     }
-    if batch_size < 1:
-        fail(f'batch_size = {batch_size} should be at least 1')
     model.eval().to(where)
     for name, splits in parts.items():
         results = dict(model=str(path or init_from), dataset=name, block_size=block_size, stride=stride)

@@ -26,12 +26,12 @@ init_from = 'resume'  # 'resume': the best checkpoint of out_dir; else a name su
 out_dir = 'out'  # a run, or one checkpoint of it
 start = '\n'  # the prompt; may hold special tokens such as <|endoftext|>; FILE:prompt.txt reads a file
 # LINES:prompts.txt takes each of its lines for a prompt
-num_samples = 10  # of each prompt; all are made at the same time
-max_new_tokens = 500  # of each sample; it ends sooner at the end of text
-temperature = 0.8  # below 1.0 less random, above more; 0 takes the likeliest token
-top_k = 200  # choose among the k likeliest tokens; 0: all
-top_p = 1.0  # choose among the likeliest that make up this probability
-seed = 1337
+num_samples = 10  # of each prompt; all are made at the same time [1, inf)
+max_new_tokens = 500  # of each sample; it ends sooner at the end of text [0, inf)
+temperature = 0.8  # below 1.0 less random, above more; 0 takes the likeliest token [0, inf)
+top_k = 200  # choose among the k likeliest tokens; 0: all [0, inf)
+top_p = 1.0  # choose among the likeliest that make up this probability (0, 1]
+seed = 1337  # [0, inf)
 device = 'auto'  # as in train.py
 dtype = 'auto'  # of the weights, or 'int8'; auto is bf16 where the hardware has it, packed fp16 for one sample on x86
 compile = False  # torch.compile: slower to start, worth it for thousands of tokens
@@ -42,8 +42,6 @@ RULE = '---------------'
 
 def main():
     where = runtime.choose_device(device)
-    if temperature < 0 or not 0 < top_p <= 1 or top_k < 0 or max_new_tokens < 0:
-        fail('temperature, top_k and max_new_tokens should be at least 0, top_p above 0 and at most 1')
     model, vocabulary = checkpoint.load(init_from, out_dir)
     prompts = read_prompts()
     generate.ready(model, where, dtype, compile, len(prompts) * num_samples)

@@ -43,66 +43,64 @@ from pretrained import PRETRAINED
 # the run
 out_dir = 'out'
 init_from = 'scratch'  # 'resume', 'auto' (resume if possible), a name as 'gpt2-xl', a directory with a model
-seed = 1337  # of the weights, the order of the data, masks and dropout
-eval_interval = 2000  # steps between evaluations, each followed by a checkpoint
-eval_iters = 200  # batches of each split in an evaluation, always the same ones
+seed = 1337  # of the weights, the order of the data, masks and dropout [0, inf)
+eval_interval = 2000  # steps between evaluations, each followed by a checkpoint [1, inf)
+eval_iters = 200  # batches of each split in an evaluation, always the same ones [1, inf)
 eval_only = False  # evaluate once and stop
 estimate = False  # tell what the run will take, and stop
 always_save_checkpoint = True  # False: only when the validation loss improves
-save_interval = 0  # steps between checkpoints besides evaluations': what a crash costs; 0: none
-keep = 1  # of the newest checkpoints are kept, and the best
-patience = 0  # stop after so many evaluations without improvement; 0: never
-log_interval = 1  # steps between log lines
+save_interval = 0  # steps between checkpoints besides evaluations': what a crash costs; 0: none [0, inf)
+keep = 1  # of the newest checkpoints are kept, and the best [1, inf)
+patience = 0  # stop after so many evaluations without improvement; 0: never [0, inf)
+log_interval = 1  # steps between log lines [1, inf)
 wandb_log = False  # to Weights & Biases too
 wandb_project = 'owt'
 wandb_run_name = 'gpt2'
 # data
 dataset = 'openwebtext'  # data/DATASET, made by prepare.py; 'a:0.7,b:0.3' takes 70 % of the rows from a, 30 % from b
-batch_size = (
-    12  # rows in a micro-batch; 'auto': gradient_accumulation_steps rows a step, as many at a time as fit
-)
-block_size = 1024  # tokens in a row
-gradient_accumulation_steps = 5 * 8  # micro-batches in a step, over all processes
+batch_size = 12  # rows in a micro-batch; 'auto': gradient_accumulation_steps a step, as many as fit [1, inf)
+block_size = 1024  # tokens in a row [1, inf)
+gradient_accumulation_steps = 5 * 8  # micro-batches in a step, over all processes [1, inf)
 verify_data = False  # compare the hashes in meta.json first; sizes and ids are always checked
 # objective
 objective = 'causal'  # 'causal' predicts the next token (GPT), 'masked' the hidden ones (BERT)
-mask_ratio = 0.15  # of the tokens of a row are hidden; evaluation always hides 0.15
+mask_ratio = 0.15  # of the tokens of a row are hidden; evaluation always hides 0.15 (0, 1)
 # model
 arch = 'gpt2'  # 'gpt2', 'bert', 'bert_prenorm', 'llama', 'modern', 'modern_bert': the flags of model.py
-n_layer = 12
-n_head = 12
-n_embd = 768
-dropout = 0.0  # 0 is good for pretraining, try 0.1 and more for fine-tuning
+n_layer = 12  # [1, inf)
+n_head = 12  # [1, inf)
+n_embd = 768  # [1, inf)
+dropout = 0.0  # 0 is good for pretraining, try 0.1 and more for fine-tuning [0, 1)
 bias = False  # in linear layers and norms; without is slightly better and faster
-bigrams = 0  # rows of a table for hashed pairs of tokens, added to the embedding: quicker to learn; 0: none
-n_kv_head = 0  # heads of keys and values, fewer than n_head to generate faster; 0: as many
+bigrams = 0  # rows of an embedding of hashed pairs of tokens: quicker to learn; 0: none [0, inf)
+n_kv_head = 0  # heads of keys and values; fewer than n_head generate faster; 0: as many [0, inf)
 # optimizer
 optimizer = 'adamw'  # or 'muon', for the matrices of the blocks; AdamW for the rest
-muon_learning_rate = 0.02  # the highest, of Muon
-momentum_warmup_iters = 300  # steps in which Muon's momentum grows from 0.85 to 0.95
-learning_rate = 6e-4  # the highest, of AdamW
-max_iters = 600000  # steps
-weight_decay = 1e-1  # of matrices only
-beta1 = 0.9
-beta2 = 0.95
-grad_clip = 1.0  # clip the norm of the gradient to this; 0: do not
-max_bad_steps = 10  # in a row, without a finite loss and norm: back to a checkpoint; 0: never
+muon_learning_rate = 0.02  # the highest, of Muon [0, inf)
+momentum_warmup_iters = 300  # steps in which Muon's momentum grows from 0.85 to 0.95 [0, inf)
+learning_rate = 6e-4  # the highest, of AdamW [0, inf)
+max_iters = 600000  # steps [0, inf)
+weight_decay = 1e-1  # of matrices only [0, inf)
+beta1 = 0.9  # [0, 1)
+beta2 = 0.95  # [0, 1)
+grad_clip = 1.0  # clip the norm of the gradient to this; 0: do not [0, inf)
+max_bad_steps = 10  # in a row, without a finite loss and norm: back to a checkpoint; 0: never [0, inf)
 # learning rate over the steps
 decay_lr = True  # False: learning_rate throughout, without warm-up
 schedule = 'cosine'  # after the warm-up: 'cosine' or 'linear' down to min_lr, 'constant', or 'wsd' (constant, then linear)
-warmup_iters = 2000
-lr_decay_iters = 600000  # where the decay ends, most often max_iters
-min_lr = 6e-5  # most often learning_rate / 10
-wsd_decay = 0.2  # the part of lr_decay_iters that wsd's decay takes
+warmup_iters = 2000  # [0, inf)
+lr_decay_iters = 600000  # where the decay ends, most often max_iters [0, inf)
+min_lr = 6e-5  # most often learning_rate / 10 [0, inf)
+wsd_decay = 0.2  # the part of lr_decay_iters that wsd's decay takes [0, 1]
 # the machine
 device = 'auto'  # 'cuda', 'cuda:1', 'cpu', 'mps'; auto takes the fastest there is
 dtype = 'auto'  # 'float32', 'bfloat16', or 'float16' with a gradient scaler; auto is bf16 where the hardware has it
 compile = True  # torch.compile: slower to start, faster to run
 activation_checkpointing = False  # compute layers again in the backward pass: less memory, a third more time
-fsdp = 1  # processes among which weights, gradients and optimizer states are dealt out; mesh.py tells how
-tp = 1  # processes that share the work within each block; those that fsdp and tp leave have models of their own
+fsdp = 1  # processes among which weights, gradients and optimizer states are sharded: infra/mesh.py [1, inf)
+tp = 1  # processes that share the work within each block; fsdp * tp processes share one model [1, inf)
 backend = ''  # of torch.distributed: 'nccl', 'gloo'; '' is nccl on CUDA, gloo elsewhere
-hang_timeout = 600  # seconds that a process waits for the others, be it while one saves; then the run ends
+hang_timeout = 600  # seconds that a process waits for the others before it ends the run [1, inf)
 requeue = False  # on SIGUSR1, as of Slurm's --signal=USR1@120: put the job back into its queue
 # -----------------------------------------------------------------------------
 
@@ -122,7 +120,7 @@ def main(settings):
     # the question may be put to one process, about many
     asked_about = mesh.Layout(ranks=max(world_size, fsdp * tp) // max(tp, 1))
     layout = asked_about if estimate else mesh.lay_out(where, world_size, fsdp, tp)
-    check_settings(settings, layout)
+    check_settings(layout)
     if estimate:
         say(describe_run(where, precision, world_size, layout.ranks))
         return watch.end()
@@ -281,7 +279,7 @@ def main(settings):
     return faults.exit_code(stopped)
 
 
-def check_settings(settings, layout):
+def check_settings(layout):
     """Refuse what cannot be, in one line."""
     for setting, known in (
         ('objective', ('causal', 'masked')),
@@ -291,33 +289,12 @@ def check_settings(settings, layout):
     ):
         if globals()[setting] not in known:
             fail(f'{setting} = {globals()[setting]!r} is none of {", ".join(known)}')
-    for setting in (
-        *(['batch_size'] if batch_size != 'auto' else []),
-        'block_size',
-        'gradient_accumulation_steps',
-        'eval_interval',
-        'eval_iters',
-        'log_interval',
-        'keep',
-        'fsdp',
-        'tp',
-        'hang_timeout',
-    ):
-        if globals()[setting] < 1:
-            fail(f'{setting} = {globals()[setting]} should be at least 1')
-    for setting, value in settings.items():
-        if isinstance(value, int) and abs(value) >= 2**31:
-            fail(f'{setting} = {value} should be less than 2 ** 31')
     if gradient_accumulation_steps % layout.ranks:
         fail(
             f'gradient_accumulation_steps = {gradient_accumulation_steps} is not divisible by {layout.ranks} processes'
         )
     if objective == 'masked' and block_size < 3:
         fail(f'block_size = {block_size} leaves nothing to hide between cls and sep')
-    if not 0 < mask_ratio < 1:
-        fail(f'mask_ratio = {mask_ratio} should lie between 0 and 1')
-    if not 0 <= wsd_decay <= 1:
-        fail(f'wsd_decay = {wsd_decay} should lie between 0 and 1')
     if decay_lr and schedule != 'constant' and warmup_iters > lr_decay_iters:
         fail(f'warmup_iters = {warmup_iters} should not exceed lr_decay_iters = {lr_decay_iters}')
 

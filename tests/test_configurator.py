@@ -1,6 +1,7 @@
 """Settings: files and flags over a script's globals; every mistake is one line and exit code 2."""
 
 import ast
+import importlib
 import math
 import re
 import runpy
@@ -33,19 +34,34 @@ steps = 10  # how many
 rate = 0.5  # how fast
 loud = False  # say it
 quiet = True
-betas = (0.9, 0.95)
+betas = (0.9, 0.95)  # of the moving averages [0, 1)
+size: int = 2  # how large; 'auto': as it fits [1, 8]
 # -----------------------------------------------------------------------------
 after = 1
 '''
+
+SHAPE = """class Shape:
+    # -----------------------------------------------------------------------------
+    depth: int = 12  # layers [1, inf)
+    width: float = 2.0  # (0, 1e12]
+    tied: bool = False
+    name: str = 'a'  # of it
+    # -----------------------------------------------------------------------------
+    vocabulary: int = 5
+
+raise RuntimeError('it is read, not imported')
+"""
 
 
 @pytest.fixture
 def settle(tmp_path):
     """settle(argv...) runs configure() on SCRIPT -> the settings; each call starts afresh."""
     (tmp_path / 'script.py').write_text(SCRIPT)
+    (tmp_path / 'shape.py').write_text(SHAPE)
 
     def settle(*argv, **keywords):
         script = runpy.run_path(str(tmp_path / 'script.py'))
+        settle.path = tmp_path
         settle.script = script | {'__file__': str(tmp_path / 'script.py')}
         return configurator.configure(settle.script, list(argv), **keywords)
 
@@ -80,7 +96,7 @@ def write(tmp_path):
 
 def test_settings_are_the_names_of_the_block_and_reach_the_globals(settle):
     assert settle('--steps=3') == dict(
-        start='once', steps=3, rate=0.5, loud=False, quiet=True, betas=(0.9, 0.95)
+        start='once', steps=3, rate=0.5, loud=False, quiet=True, betas=(0.9, 0.95), size=2
     )
     assert settle.script['steps'] == 3 and settle.script['after'] == 1
 
@@ -147,7 +163,12 @@ def test_text_that_is_no_quoted_string_is_kept_as_it_stands(text):
         (['steps', 'int', 'True'], ['--steps=True']),
         (['rate', 'float', "'fast'"], ['--rate=fast']),
         (['loud', 'bool', '1'], ['--loud=1']),
-        (['betas', 'tuple'], ['--betas=3']),
+        (['betas', 'tuple'], ['--betas=0.5']),
+        (['size = 0', '[1, 8]'], ['--size=0']),
+        (['size', 'int', "'auto'"], ['--size=auto']),  # of another script
+        (['betas = (0.9, 1)', '[0, 1)'], ['--betas=(0.9, 1)']),
+        (['steps', '2 ** 31'], ['--steps=2147483648']),
+        (['steps', '2 ** 31'], ['--steps=-2147483648']),
         (['--quiet=VALUE'], ['--quiet']),
         (['config file 3', '--name=value'], ['--steps', '3']),  # a value set apart is taken for a file
         (['--steps=VALUE'], ['-steps=3']),
@@ -167,6 +188,9 @@ def test_mistakes_on_the_command_line(refused, words, argv):
         ('start = int', ['start', 'str']),  # a class is a value of the wrong type, not an import to pass over
         ('a = 1\nsteps = = 3', ['line 2', 'syntax']),
         ('steps = 1 / 0', ['ZeroDivisionError']),
+        ('size = 9', ['size = 9 should lie in [1, 8]']),
+        ('rate = float("nan")', ['rate = nan']),
+        ('rate = 10 ** 5000', ['rate', '2 ** 31']),
         ('import no_such_module', ['ModuleNotFoundError', 'no_such_module']),
     ],
 )
@@ -184,7 +208,7 @@ def test_a_config_file_computes_reads_settings_imports_and_keeps_private_names(s
     text = 'import time\nfrom math import sqrt\n_half = steps // 2\nsteps = _half + 1\nrate = sqrt(4)\nstart = str(time.time())\n'
     settings = settle(write(text))
     assert settings['steps'] == 6 and settings['rate'] == 2.0 and float(settings['start']) > 0
-    assert set(settings) == {'start', 'steps', 'rate', 'loud', 'quiet', 'betas'}
+    assert set(settings) == {'start', 'steps', 'rate', 'loud', 'quiet', 'betas', 'size'}
 
 
 def test_a_config_file_may_build_on_another(settle, write):
@@ -198,6 +222,42 @@ def test_a_config_file_may_build_on_another(settle, write):
 def test_bare_words_fill_positional_settings_before_files(settle, write):
     settings = settle('never', write('steps = 2'), positional=['start'])
     assert settings['start'] == 'never' and settings['steps'] == 2
+
+
+def test_an_annotated_setting_is_one_and_auto_has_no_range(settle):
+    assert settle('--size=3')['size'] == 3 and settle.script['size'] == 3
+    assert settle('--size=auto', auto=['size'])['size'] == 'auto'
+
+
+def test_fields_of_a_dataclass_are_settings_that_are_none_unless_given(settle, write, refused, capfd):
+    fields = dict(depth=None, width=None, tied=None, name=None)
+    settings = settle('--steps=3', dataclass='shape.py')
+    assert {name: settings[name] for name in fields} == fields and 'depth' not in settle.script
+    assert 'vocabulary' not in settings and settings['steps'] == 3
+    settings = settle('--depth=3', '--width=3', '--tied', dataclass='shape.py')
+    assert settings.items() >= dict(depth=3, width=3.0, tied=True, name=None).items()
+    assert settle('--width=1_000_000_000_000', dataclass='shape.py')['width'] == 1e12  # as its range says
+    # a file reads the default, and gives it by assigning it; what it only reads is not given
+    settings = settle(write('steps = depth\ndepth = 12'), write('rate = width', 'b.py'), dataclass='shape.py')
+    assert settings.items() >= dict(depth=12, steps=12, width=None, rate=2.0).items()
+    refused(['depth = 0', '[1, inf)'], '--depth=0', dataclass='shape.py')
+    refused(['dpeth', 'did you mean depth?'], '--dpeth=1', dataclass='shape.py')
+    refused(['depth'], '--depth=1')
+    with pytest.raises(SystemExit):
+        settle('--help', dataclass='shape.py')
+    assert 'depth: int = 12  # layers [1, inf)\n' in capfd.readouterr().out
+    (settle.path / 'shape.py').write_text(SHAPE.replace('depth', 'steps'))
+    configurator.read_block.cache_clear()
+    with pytest.raises(AssertionError, match='same name'):
+        settle(dataclass='shape.py')
+
+
+def test_values_from_elsewhere_are_checked_against_the_ranges_of_a_block(tmp_path):
+    (tmp_path / 'ranges.py').write_text(SHAPE)
+    for wrong in (dict(depth=0), dict(depth=math.nan), dict(width=0), dict(width=1e13), dict(depth=2**31)):
+        with pytest.raises(ValueError, match=f'^{list(wrong)[0]} '):
+            configurator.check_ranges(dict(depth=1, width=1.0) | wrong, str(tmp_path / 'ranges.py'))
+    configurator.check_ranges(dict(depth=1, other=-1, width='wide', tied=None), str(tmp_path / 'ranges.py'))
 
 
 def test_only_the_first_process_of_a_machine_speaks(settle, monkeypatch, capfd):
@@ -217,15 +277,39 @@ def test_help_prints_the_block_with_its_comments_and_ends_well(settle, capsys):
     assert block.strip() in out and 'python script.py' in out and 'after' not in out and 'outside' not in out
 
 
-@pytest.mark.parametrize('script', ['train', 'eval', 'sample', 'prepare', 'tokenizer'])
-def test_help_of_every_script_explains_its_settings(script, capsys):
-    module = __import__(script)
+SCRIPTS = (
+    'train.py',
+    'eval.py',
+    'sample.py',
+    'prepare.py',
+    'tokenizer.py',
+    'bench/speed.py',
+    'bench/data.py',
+)
+
+
+@pytest.mark.parametrize('path', SCRIPTS)
+def test_help_of_every_script_explains_its_settings(path, capsys):
+    module = importlib.import_module(path.removesuffix('.py').replace('/', '.'))
     with pytest.raises(SystemExit):
         configurator.configure(dict(vars(module)), ['--help'])
     out = capsys.readouterr().out
     for name, value in configurator.configure(dict(vars(module)), []).items():
-        assert re.search(rf'^{name} = ', out, re.MULTILINE), name
+        assert re.search(rf'^{name}(: \w+)? = ', out, re.MULTILINE), name
         assert isinstance(value, str | int | float | bool | tuple)
+
+
+@pytest.mark.parametrize('path', [*SCRIPTS, 'corpus/filters.py'])
+def test_each_setting_stands_on_one_line_and_its_default_within_its_range(path):
+    for node in ast.parse(configurator.settings_block(ROOT / path)).body:
+        assert node.lineno == node.end_lineno
+    for line in configurator.settings_block(ROOT / path).splitlines():
+        assert not line or line.startswith('#') or re.match(r'\w+(: \w+)? = ', line), line
+    for name, setting in configurator.read_block(ROOT / path).items():
+        value = eval(compile(ast.Expression(setting.value), path, 'eval'))
+        assert not configurator.out_of_range(name, value, setting.range)
+        if path in ('train.py', 'eval.py', 'sample.py') and type(value) in (int, float):
+            assert setting.range, f'{name} has no range'
 
 
 # --- config files ---------------------------------------------------------------
