@@ -59,13 +59,9 @@ class Config:
     n_layer: int = 12  # blocks [1, inf)
     n_head: int = 12  # attention heads [1, inf)
     n_embd: int = 768  # width of the residual stream [1, inf)
-    n_kv_head: int = (
-        0  # heads of keys and values, shared by those of queries (Ainslie et al. 2023); 0: n_head [0, inf)
-    )
+    n_kv_head: int = 0  # heads of keys and values (grouped-query attention); 0: n_head [0, inf)
     head_size: int = 0  # width of a head; 0: n_embd / n_head [0, inf)
-    mlp_width: int = (
-        0  # 0: 4 n_embd, of 'swiglu' 8/3 n_embd, so that its three matrices have as many weights [0, inf)
-    )
+    mlp_width: int = 0  # 0: 4 n_embd; of 'swiglu', which has three matrices, 8/3 n_embd [0, inf)
     dropout: float = 0.0  # 0 is good for pretraining, try 0.1 and more for fine-tuning [0, 1)
     bias: bool = (
         False  # in linear layers and norms, as the original GPT-2 and BERT; without is slightly better
@@ -73,26 +69,16 @@ class Config:
     qkv_bias: bool = False  # in those of queries, keys and values alone, as Qwen2
     causal: bool = True  # each position sees those before it (GPT), or all (BERT)
     prenorm: bool = True  # norms before attention and MLP (GPT-2), or after the residual sum (BERT)
-    mlp: str = (
-        'gelu_tanh'  # the approximation of GELU (GPT-2), 'gelu' (BERT), 'relu2' (So et al. 2021), 'swiglu'
-    )
-    norm: str = (
-        'layer'  # LayerNorm; 'rms' (Zhang & Sennrich 2019); 'plain': LayerNorm without weights, as OLMo
-    )
+    mlp: str = 'gelu_tanh'  # of GPT-2; 'gelu' (BERT), 'relu2' (So et al. 2021), 'swiglu' (Shazeer 2020)
+    norm: str = 'layer'  # LayerNorm; 'rms' (Zhang & Sennrich 2019); 'plain': LayerNorm without weights
     norm_eps: float = 1e-5  # added to the variance (0, 1)
-    qk_norm: str = (
-        ''  # a norm of each head's queries and keys (Dehghani et al. 2023): 'plain', or 'rms' as Qwen3
-    )
+    qk_norm: str = ''  # of each head's queries and keys (Dehghani et al. 2023): 'plain', or 'rms' as Qwen3
     rope_theta: float = 0.0  # base of rotary positions (Su et al. 2021); 0: learned positions [0, inf)
-    token_types: int = (
-        0  # segment embeddings; a model that has them also has BERT's embedding norm and head [0, inf)
-    )
+    token_types: int = 0  # segment embeddings; with them come BERT's embedding norm and head [0, inf)
     tied: bool = True  # the head's matrix is the token embedding
-    softcap: float = 0.0  # logits are held below this by tanh (Gemma 2, section 2); 0: they are not [0, inf)
+    softcap: float = 0.0  # logits are held below this by tanh (Gemma 2); 0: they are not [0, inf)
     embedding_norm: bool = False  # a norm after the embedding
-    bigrams: int = (
-        0  # rows of an embedding of hashed pairs of tokens, each and the one before: learns faster [0, inf)
-    )
+    bigrams: int = 0  # rows of an embedding of hashed pairs of tokens, to learn faster; 0: none [0, inf)
     # -----------------------------------------------------------------------------
     vocab_size: int = 50257  # the data's
 

@@ -12,16 +12,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader import (
+    Documents,
+    Mixture,
+    Prefetch,
+    Windows,
+    best_fit,
     deal,
-    mixed_rows,
     mixture,
-    open_mixture,
     open_split,
     read_meta,
-    read_rows,
     shuffled,
-    windows,
+    unread_columns,
 )
+
+
+def windows(tokens, block_size):
+    """How many windows an epoch has."""
+    return Windows(tokens, {}, block_size, block_size + 1).rows_per_epoch
+
+
+def read_rows(tokens, block_size, numbers, seed):
+    return Windows(tokens, {}, block_size, block_size + 1).read(numbers, seed)['tokens']
+
+
+def mixed_rows(parts, block_size, numbers, seed):
+    """Rows of a mixture of parts (tokens, share), without any files."""
+    mixed = Mixture.__new__(Mixture)
+    mixed.parts = [(Windows(tokens, {}, block_size, block_size + 1), share) for tokens, share in parts]
+    return mixed.read(numbers, seed)['tokens']
 
 
 @settings(max_examples=200, deadline=None)
@@ -218,7 +236,7 @@ TENTHS = {'b': Fraction(6, 10), 'a': Fraction(3, 10), 'c': Fraction(1, 10)}
 )
 def test_a_mixture_is_the_same_however_it_is_written(parts, dataset):
     assert mixture(dataset) == TENTHS and list(mixture(dataset)) == ['b', 'a', 'c']
-    rows = mixed_rows(open_mixture(dataset, 'val', 8), 8, range(100), 1)
+    rows = Mixture(dataset, 'val', 8).read(range(100), 1)['tokens']
     by_name = {
         'a': rows[rows[:, 0] < 1000],
         'b': rows[rows[:, 0] // 1000 == 1],
@@ -230,8 +248,8 @@ def test_a_mixture_is_the_same_however_it_is_written(parts, dataset):
 
 @pytest.mark.parametrize('dataset', ['a', 'a:1', 'a:0.01'])
 def test_a_mixture_of_one_is_the_plain_data_set(parts, dataset):
-    ((tokens, share),) = open_mixture(dataset, 'train', 8)
-    assert share == 1 and (tokens == np.arange(100)).all()
+    ((part, share),) = Mixture(dataset, 'train', 8).parts
+    assert share == 1 and (part.tokens == np.arange(100)).all()
     assert read_meta(dataset).items() >= json.loads(Path('data/a/meta.json').read_text()).items()
 
 
@@ -268,6 +286,123 @@ def test_the_meta_of_a_mixture_is_what_its_parts_share(parts):
 def test_a_mixture_that_cannot_be_ends_in_one_line(parts, capsys, dataset, words):
     with ends_in_one_line(capsys, *words):
         read_meta(dataset)
+
+
+# --- packed documents and columns -------------------------------------------------
+
+LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
+
+
+@settings(max_examples=200)
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=80))
+def test_best_fit_is_that_of_a_search_through_all_rows(lengths):
+    row_of, room = best_fit(np.array(lengths), 12), []
+    for piece in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        fits = [r for r in range(len(room)) if room[r] >= lengths[piece]]
+        if not fits:
+            assert row_of[piece] == len(room)
+            room.append(12)
+        else:
+            assert room[row_of[piece]] == min(room[r] for r in fits)
+        room[row_of[piece]] -= lengths[piece]
+    assert all(r >= 0 for r in room)
+
+
+def packed(lengths, block_size, more=1, seed=3):
+    """Documents of these lengths, each token its own position."""
+    ends = np.cumsum(lengths)
+    return Documents(
+        np.arange(ends[-1], dtype=np.uint16), {}, ends, block_size, block_size + more, seed
+    ), ends
+
+
+@settings(max_examples=150)
+@given(lengths=LENGTHS, block_size=st.integers(1, 12), more=st.integers(1, 2), epoch=st.integers(0, 3))
+def test_packing_loses_nothing_and_cuts_only_what_does_not_fit(lengths, block_size, more, epoch):
+    source, ends = packed(lengths, block_size, more)
+    n, R = source.rows_per_epoch, block_size + more
+    rows = source.read(range(epoch * n, (epoch + 1) * n), 7)
+    tokens, document, position = rows['tokens'], rows['document'], rows['position']
+    assert tokens.shape == document.shape == (n, R)
+    begins, targets = np.append(0, ends[:-1]), []
+    found = []
+    for row in range(n):
+        for k in range(document[row].max() + 1):
+            here = document[row] == k
+            piece = tokens[row][here]
+            assert (np.diff(np.flatnonzero(here)) == 1).all() and (np.diff(piece) == 1).all()
+            assert (position[row][here] == np.arange(len(piece))).all()
+            own = np.searchsorted(ends, piece[0], side='right')
+            assert piece[-1] < ends[own]  # of one document
+            if lengths[own] <= R:  # not cut
+                assert piece[0] == begins[own] and len(piece) == lengths[own]
+            targets += piece[more:].tolist()
+            found += piece.tolist()
+    assert set(found) == set(range(ends[-1]))
+    expected = [t for begin, end in zip(begins, ends, strict=True) for t in range(begin + more, end)]
+    assert sorted(targets) == expected  # each once
+
+
+def test_rows_of_documents_depend_on_the_seed_and_their_numbers_only_and_epochs_permute_them():
+    lengths = np.random.default_rng(0).integers(1, 30, 300)
+    source, _ = packed(lengths, 32)
+    n = source.rows_per_epoch
+    assert n <= 1.1 * lengths.sum() / 33  # little room is left
+    epochs = [source.read(range(e * n, (e + 1) * n), 1)['tokens'] for e in range(3)]
+    as_sets = [{tuple(row) for row in rows.tolist()} for rows in epochs]
+    assert as_sets[0] == as_sets[1] == as_sets[2] and (epochs[0] != epochs[1]).any()
+    alone = packed(lengths, 32)[0].read([n + 5, 3], 1)['tokens']
+    assert (alone == np.stack([epochs[1][5], epochs[0][3]])).all()
+    assert {
+        tuple(row) for row in packed(lengths, 32, seed=4)[0].read(range(n), 1)['tokens'].tolist()
+    } != as_sets[0]
+
+
+@pytest.mark.parametrize('cut', ['windows', 'documents'])
+def test_columns_come_with_the_tokens(parts, cut):
+    ends, n = np.array([10, 25, 60, 100]), 100
+    ends.astype('<u8').tofile('data/a/train.idx')
+    (np.arange(n) % 3 == 0).astype(np.uint8).tofile('data/a/train.mask')
+    np.array([5, 0, 2, 7], '<i4').tofile('data/a/train.label')
+    rows = Mixture('a', 'train', 16, cut=cut, columns=('mask', 'label')).read(range(20), 1)
+    real = rows.get('document', rows['tokens'] * 0) >= 0
+    assert (rows['mask'][real] == (rows['tokens'][real] % 3 == 0)).all()
+    labels = np.array([5, 0, 2, 7])[np.searchsorted(ends, rows['tokens'][real], side='right')]
+    assert (rows['label'][real] == labels).all() and not rows['mask'][~real].any()
+    assert [str(path) for path in unread_columns('a:1,b:1', ('mask',))] == ['data/a/train.label']
+
+
+@pytest.mark.parametrize(
+    'damage, words',
+    [
+        (lambda: Path('data/a/train.mask').unlink(), ['data/a/train.mask', '--task=chat']),
+        (lambda: Path('data/a/train.mask').write_bytes(b'1' * 99), ['data/a/train.mask', 'does not fit']),
+        (lambda: Path('data/a/train.label').write_bytes(b'1' * 4), ['data/a/train.label', 'does not fit']),
+        (lambda: Path('data/a/train.idx').write_bytes(b'1' * 8), ['data/a/train.idx', 'does not fit']),
+        (lambda: Path('data/a/train.idx').unlink(), ['data/a/train.idx', 'does not fit']),
+    ],
+)
+def test_damaged_columns_end_in_one_line(parts, capsys, damage, words):
+    np.array([40, 100], '<u8').tofile('data/a/train.idx')
+    np.ones(100, np.uint8).tofile('data/a/train.mask')
+    np.zeros(2, '<i4').tofile('data/a/train.label')
+    damage()
+    with ends_in_one_line(capsys, *words):
+        Mixture('a', 'train', 16, cut='documents', columns=('mask', 'label'))
+
+
+def test_prefetch_gives_the_batches_of_each_step_in_order_and_seeks():
+    made = []
+    ahead = Prefetch(lambda step: made.append(step) or step * 10, 3)
+    assert [ahead.take() for _ in range(3)] == [30, 40, 50]
+    ahead.seek(20)
+    assert ahead.take() == 200 and ahead.take() == 210
+    assert made[:3] == [3, 4, 5]
+
+
+def test_a_mistake_while_batches_are_made_shows_where_they_are_taken():
+    with pytest.raises(ZeroDivisionError):
+        Prefetch(lambda step: 1 // step, 0).take()
 
 
 # --- data sets and their damage --------------------------------------------------

@@ -26,21 +26,28 @@ def problem(n, bias, dtype=torch.float64):
 def at_once(x, weight, bias, padding, targets, softcap):
     logits = torch.nn.functional.linear(x, weight, bias).float()
     logits = softcap * torch.tanh(logits / softcap) if softcap else logits
-    return torch.nn.functional.cross_entropy(logits + padding, targets, ignore_index=-100, reduction='sum')
+    return torch.nn.functional.cross_entropy(logits + padding, targets, ignore_index=-100, reduction='none')
 
 
-def gradients(function, learned, *others):
-    total = function(*learned, *others)
-    return [total.detach(), *torch.autograd.grad(2.5 * total, [each for each in learned if each is not None])]
+def gradients(function, learned, *others, weights=None):
+    """The losses, and the gradients of their sum, or of their sum with weights."""
+    losses = function(*learned, *others)
+    total = 2.5 * losses.sum() if weights is None else (losses * weights).sum()
+    return [losses.detach(), *torch.autograd.grad(total, [each for each in learned if each is not None])]
 
 
-@given(st.integers(1, 40), st.integers(1, 2000), st.booleans(), st.sampled_from([0.0, 0.5, 15.0]))
-def test_chunks_of_any_size_give_the_loss_and_the_gradients_of_all_at_once(n, chunk, bias, softcap):
+@given(
+    st.integers(1, 40), st.integers(1, 2000), st.booleans(), st.sampled_from([0.0, 0.5, 15.0]), st.booleans()
+)
+def test_chunks_of_any_size_give_the_losses_and_the_gradients_of_all_at_once(
+    n, chunk, bias, softcap, weighted
+):
     learned, padding, targets = problem(n, bias)
-    expected = gradients(at_once, learned, padding, targets, softcap)
+    weights = torch.randn(n) if weighted else None
+    expected = gradients(at_once, learned, padding, targets, softcap, weights=weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, 'CHUNK', chunk)
-        found = gradients(cross_entropy, learned, padding, targets, softcap)
+        found = gradients(cross_entropy, learned, padding, targets, softcap, weights=weights)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-5, check_dtype=False)
 
@@ -72,5 +79,5 @@ def test_logits_are_held_a_chunk_at_a_time(monkeypatch):
     with torch.profiler.profile(
         profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]
     ) as profile:
-        cross_entropy(x, weight, None, torch.zeros(1280), targets).backward()
+        cross_entropy(x, weight, None, torch.zeros(1280), targets).sum().backward()
     assert max(event.cpu_memory_usage for event in profile.events()) < 2_000_000

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model import ARCHITECTURES, Config, Transformer
-from optim import Muon, muon_groups, orthogonalized
+from optim import Muon, muon_groups, orthogonalized, set_rates
 
 
 @pytest.mark.parametrize('rows, cols', [(24, 24), (16, 48), (60, 12)])
@@ -27,34 +27,34 @@ def test_groups_hold_every_matrix_of_the_blocks_once_and_equal_shapes(arch, head
     held = [p for group in groups for p in group['params']]
     expected = [p for name, p in model.named_parameters() if 'blocks' in name and p.dim() == 2]
     assert sorted(map(id, held)) == sorted(map(id, expected))
-    for group in groups:
-        assert len({p.shape for p in group['params']}) == 1
-        assert sum(group['parts']) == len(group['params'][0])
-    assert ([12, 6, 6] if heads else [12, 12, 12]) in [group['parts'] for group in groups]
+    assert all(len({p.shape for p in group['params']}) == 1 for group in groups)
+    assert len(groups) == len({p.shape for p in expected})
 
 
-def test_its_steps_are_those_of_torchs_muon_on_each_matrix_apart():
+def test_its_steps_are_those_of_torchs_muon():
     torch.manual_seed(0)
-    stacked = [
-        torch.randn(3 * 16, 16, requires_grad=True) for _ in range(3)
-    ]  # queries, keys and values of three layers
+    square = [torch.randn(16, 16, requires_grad=True) for _ in range(9)]
     wide = [torch.randn(16, 64, requires_grad=True) for _ in range(3)]
-    ours = Muon(
-        [dict(params=stacked, parts=[16] * 3), dict(params=wide, parts=[16])], lr=0.02, weight_decay=0.1
-    )
-    apart = [part.detach().clone() for p in stacked for part in p.split(16)] + [
-        p.detach().clone() for p in wide
-    ]
+    ours = Muon([dict(params=square), dict(params=wide)], lr=0.02, weight_decay=0.1)
+    apart = [p.detach().clone() for p in square + wide]
     theirs = torch.optim.Muon(apart, lr=0.02, weight_decay=0.1, momentum=0.95)
     for _ in range(5):
-        for p in stacked + wide:
+        for p, q in zip(square + wide, apart, strict=True):
             p.grad = torch.randn_like(p)
-        for q, g in zip(
-            apart, [part for p in stacked for part in p.grad.split(16)] + [p.grad for p in wide], strict=True
-        ):
-            q.grad = g.clone()
+            q.grad = p.grad.clone()
         ours.step()
         theirs.step()
-    found = [part for p in stacked for part in p.split(16)] + wide
-    for p, q in zip(found, apart, strict=True):
+    for p, q in zip(square + wide, apart, strict=True):
         torch.testing.assert_close(p, q, atol=2e-3, rtol=2e-2)  # bf16 in another order
+
+
+def test_rates_follow_the_multiplier_and_only_muon_has_a_momentum():
+    weights = [torch.nn.Parameter(torch.randn(4, 4)) for _ in range(2)]
+    made = [Muon([dict(params=weights[:1])], lr=0.02), torch.optim.AdamW(weights[1:], lr=1e-3)]
+    for group in (group for optimizer in made for group in optimizer.param_groups):
+        group['initial_lr'] = group['lr']
+    for multiplier, momentum in ((1.0, 0.85), (0.25, 0.95)):
+        set_rates(made, multiplier, momentum)
+        muon, adamw = (optimizer.param_groups[0] for optimizer in made)
+        assert (muon['lr'], muon['momentum']) == (0.02 * multiplier, momentum)
+        assert adamw['lr'] == 1e-3 * multiplier and 'momentum' not in adamw
