@@ -63,9 +63,7 @@ class Config:
     head_size: int = 0  # width of a head; 0: n_embd / n_head [0, inf)
     mlp_width: int = 0  # 0: 4 n_embd; of 'swiglu', which has three matrices, 8/3 n_embd [0, inf)
     dropout: float = 0.0  # 0 is good for pretraining, try 0.1 and more for fine-tuning [0, 1)
-    bias: bool = (
-        False  # in linear layers and norms, as the original GPT-2 and BERT; without is slightly better
-    )
+    bias: bool = False  # in linear layers and norms, as GPT-2 and BERT; without is slightly better
     qkv_bias: bool = False  # in those of queries, keys and values alone, as Qwen2
     causal: bool = True  # each position sees those before it (GPT), or all (BERT)
     prenorm: bool = True  # norms before attention and MLP (GPT-2), or after the residual sum (BERT)

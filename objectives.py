@@ -9,6 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from common import fail
+from loader import Mixture
+
 # -----------------------------------------------------------------------------
 mask_ratio = 0.15  # masked: the part of a row's tokens that is hidden; evaluation always hides 0.15 (0, 1)
 # -----------------------------------------------------------------------------
@@ -104,6 +107,35 @@ OBJECTIVES = {
         metrics=('loss', 'perplexity', 'accuracy'),
     ),
 }
+
+
+class Batches:
+    """Micro-batches of a split, by their numbers in the run: what an objective makes of the loader's rows.
+
+    size: rows of each. Ends the program where the data hold an id that is not in the vocabulary, and so has no embedding.
+    """
+
+    def __init__(self, objective, dataset, split, size, seed, meta, config, training=True):
+        self.objective, self.dataset, self.size, self.seed = objective, dataset, size, seed
+        self.meta, self.config, self.training = meta, config, training
+        row_tokens = config.block_size + objective.more_tokens
+        cut = (objective.cut, objective.columns, seed)
+        self.rows = Mixture(dataset, split, config.block_size, row_tokens, *cut)
+
+    def __getitem__(self, number):
+        numbers = range(number * self.size, (number + 1) * self.size)
+        context = Context(numbers, self.seed, self.meta, self.config, self.training)
+        batch = self.objective.make_batch(self.rows.read(numbers, self.seed), context)
+        highest, vocab_size = (
+            max(int(batch[name].max()) for name in ('inputs', 'targets')),
+            self.meta['vocab_size'],
+        )
+        if highest >= vocab_size:
+            words = (
+                f'data/{self.dataset} holds the id {highest}, its vocabulary has {vocab_size}; make it again'
+            )
+            fail(words, mine=True)
+        return batch
 
 
 def example_batch(objective, rows, config, meta):

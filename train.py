@@ -1,4 +1,4 @@
-"""Train a model. The one loop of the project: every model, objective and starting point goes through it.
+"""Training: the one loop of the project. Every model, objective and starting point goes through it.
 
     python train.py config/quickstart.py                                  # this machine
     python train.py config/train_shakespeare_char.py --batch_size=32 --compile=False
@@ -18,25 +18,27 @@ import math
 import os
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 from common import clock, fail, reason, size
-from configurator import answer_help, configure
+from configurator import answer_help, configure, own_settings
 
 if __name__ == '__main__':
-    answer_help(globals())  # before torch is imported, which takes seconds
+    # before torch is imported, which takes seconds
+    answer_help(globals(), others=('objectives.py', 'model.py'))
 
 import torch
 
 import objectives
-from estimate import describe, rows_that_fit
+from estimate import Run, describe, rows_that_fit
 from infra import checkpoint, faults, mesh, runtime
-from infra.monitor import Monitor
-from loader import mixed_rows, open_mixture, read_meta, verify, windows
+from infra.monitor import Log, Monitor, Speed
+from loader import Prefetch, read_meta, unread_columns, verify
 from model import ARCHITECTURES, Config, Transformer
-from optim import Muon, muon_groups
+from objectives import OBJECTIVES, Batches
+from optim import Muon, muon_groups, set_rates
 from pretrained import PRETRAINED
 
 # -----------------------------------------------------------------------------
@@ -59,21 +61,11 @@ wandb_run_name = 'gpt2'
 # data
 dataset = 'openwebtext'  # data/DATASET, made by prepare.py; 'a:0.7,b:0.3' takes 70 % of the rows from a, 30 % from b
 batch_size = 12  # rows in a micro-batch; 'auto': gradient_accumulation_steps a step, as many as fit [1, inf)
-block_size = 1024  # tokens in a row [1, inf)
 gradient_accumulation_steps = 5 * 8  # micro-batches in a step, over all processes [1, inf)
 verify_data = False  # compare the hashes in meta.json first; sizes and ids are always checked
-# objective
-objective = 'causal'  # 'causal' predicts the next token (GPT), 'masked' the hidden ones (BERT)
-mask_ratio = 0.15  # of the tokens of a row are hidden; evaluation always hides 0.15 (0, 1)
-# model
-arch = 'gpt2'  # 'gpt2', 'bert', 'bert_prenorm', 'llama', 'modern', 'modern_bert': the flags of model.py
-n_layer = 12  # [1, inf)
-n_head = 12  # [1, inf)
-n_embd = 768  # [1, inf)
-dropout = 0.0  # 0 is good for pretraining, try 0.1 and more for fine-tuning [0, 1)
-bias = False  # in linear layers and norms; without is slightly better and faster
-bigrams = 0  # rows of an embedding of hashed pairs of tokens: quicker to learn; 0: none [0, inf)
-n_kv_head = 0  # heads of keys and values; fewer than n_head generate faster; 0: as many [0, inf)
+# what is trained: its settings are those of objectives.py and of model.py, which --help prints too
+objective = 'causal'  # the next token (GPT); 'packed': in whole documents; 'masked': the hidden ones (BERT)
+arch = 'gpt2'  # 'bert', 'bert_prenorm', 'llama', 'modern', 'modern_bert': ARCHITECTURES of model.py
 # optimizer
 optimizer = 'adamw'  # or 'muon', for the matrices of the blocks; AdamW for the rest
 muon_learning_rate = 0.02  # the highest, of Muon [0, inf)
@@ -89,7 +81,7 @@ max_bad_steps = 10  # in a row, without a finite loss and norm: back to a checkp
 decay_lr = True  # False: learning_rate throughout, without warm-up
 schedule = 'cosine'  # after the warm-up: 'cosine' or 'linear' down to min_lr, 'constant', or 'wsd' (constant, then linear)
 warmup_iters = 2000  # [0, inf)
-lr_decay_iters = 600000  # where the decay ends, most often max_iters [0, inf)
+lr_decay_iters = 0  # where the decay ends; 0: at max_iters [0, inf)
 min_lr = 6e-5  # most often learning_rate / 10 [0, inf)
 wsd_decay = 0.2  # the part of lr_decay_iters that wsd's decay takes [0, 1]
 # the machine
@@ -108,257 +100,275 @@ SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
 
 
 def main(settings):
-    # The machine and the data: what can be wrong is found before the first expensive step.
-    writer = ThreadPoolExecutor(1)  # of checkpoints, while training goes on
-    watch = faults.Watch(hang_timeout, writer)
-    where = runtime.choose_device(device)
-    precision = runtime.choose_dtype(dtype, where)
-    if where.type == 'cpu':
-        runtime.keep_freed_memory()
-    rank, world_size = runtime.join_processes(backend, where, hang_timeout)
-    say = functools.partial(print, flush=True) if rank == 0 else lambda *words: None
-    # the question may be put to one process, about many
-    asked_about = mesh.Layout(ranks=max(world_size, fsdp * tp) // max(tp, 1))
-    layout = asked_about if estimate else mesh.lay_out(where, world_size, fsdp, tp)
-    check_settings(layout)
-    if estimate:
-        say(describe_run(where, precision, world_size, layout.ranks))
-        return watch.end()
-    meta = read_meta(dataset)
-    if verify_data:
-        runtime.by_rank_0(verify, dataset)
-    data = {split: open_mixture(dataset, split, block_size) for split in ('train', 'val')}
+    """Train as the settings say -> exit code. However it ends, log.txt says how, and Python is as it was."""
+    log = Log()
+    saver = checkpoint.Saver(log)
+    with log, faults.Watch(hang_timeout, saver, log) as watch:
+        try:
+            return train(settings, log, saver, watch)
+        except OSError as e:  # a full disk, most often
+            fail(f'{e.filename or out_dir}: {reason(e)}', mine=True)
+        except torch.OutOfMemoryError:
+            fail(
+                'out of GPU memory: halve batch_size and double gradient_accumulation_steps; the result stays the same'
+            )
+        finally:
+            gc.enable()
+            gc.unfreeze()
 
-    # The model, new or from what was saved: built whole on the CPU, then shared out.
+
+def train(settings, log, saver, watch):
+    # The machine and the data: what can be wrong is found before the first expensive step.
+    torch_device = runtime.choose_device(device)
+    precision = runtime.choose_dtype(dtype, torch_device)
+    if torch_device.type == 'cpu':
+        runtime.keep_freed_memory()
+    rank, world_size = runtime.init_distributed(backend, torch_device, hang_timeout)
+    check_settings()
+    if estimate:  # the question may be put to one process, about many
+        log(describe(planned_run(settings, torch_device, precision, max(world_size, fsdp * tp))))
+        return 0
+    layout = mesh.make_layout(torch_device, world_size, fsdp, tp)
+    meta, goal = read_meta(dataset), OBJECTIVES[objective]
+    if verify_data:
+        runtime.run_on_rank0(verify, dataset)
+
+    # The model, new or from a checkpoint: built whole on the CPU, then sharded or copied to the device.
     torch.manual_seed(seed)
-    start, resuming = runtime.by_rank_0(faults.choose_start, init_from, out_dir)
-    model, state = build_model(start, resuming, meta)
-    if batch_size == 'auto':
-        settings |= runtime.by_rank_0(fit_batch, model, where, precision, layout.ranks)
-        globals().update(settings)
-    flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
-    compiled = compile_model(model, where, layout, say)
-    mesh.share(model, layout, where, precision)
-    rows = batch_size * gradient_accumulation_steps  # of a step: which ones depends on this alone
+    start, resuming = runtime.run_on_rank0(faults.choose_start, init_from, out_dir, log)
+    model, state = build_model(start, resuming, settings, meta)
+    run = Run(
+        model, goal, meta, batch_size, gradient_accumulation_steps, max_iters, torch_device, precision, layout,
+        compile, make_optimizers,
+    )  # fmt: skip
+    run = fit_batch(run)
+    settings |= asdict(model.config) | dict(
+        batch_size=run.rows, gradient_accumulation_steps=run.micro_batches
+    )
+    flops_per_token = model.flops_per_token(model.config.block_size, run.predicted())
+    compiled = compile_model(model, torch_device, layout, log)
+    mesh.place_model(model, layout, torch_device, precision)
+    rows = run.rows * run.micro_batches  # of a step: which ones depends on this number alone
     if resuming:
-        say(f'going on from {start}{faults.changes(start, settings, meta, rows)}')
+        log(f'going on from {start}{faults.check_resume(start, settings, FIXED, meta, rows)}')
     if not eval_only:
-        runtime.by_rank_0(faults.make_out_dir, out_dir, state['run'])
+        runtime.run_on_rank0(faults.make_out_dir, out_dir, state['run'])
+        log.open(out_dir)
     with runtime.user_errors():
         optimizers = make_optimizers(model, precision)
-    scaler = torch.amp.GradScaler(where.type, enabled=precision == torch.float16)
+    scaler = torch.amp.GradScaler(torch_device.type, enabled=precision == torch.float16)
     if resuming:
         checkpoint.load_optimizers(start, optimizers, scaler)
-    tokens_per_step = rows * block_size
-    peak = runtime.peak_flops(where, precision) * world_size
-    epochs = [float(tokens_per_step * max_iters * share / len(tokens)) for tokens, share in data['train']]
-    say(
-        f'{size(model.num_params())} parameters, {meta["vocab_size"]:,} tokens in the vocabulary; {where.type} in '
-        f'{str(precision)[6:]}, {layout}\n'
-        f'{size(tokens_per_step)} tokens a step, {size(tokens_per_step * max_iters)} in all, '
-        + ', '.join(f'{n:.2f} epochs of data/{name}' for n, name in zip(epochs, meta['mixture'], strict=True))
-    )
-    if peak:
-        say(
-            f'utilisation is {size(flops_per_token, "G")} FLOPs a token (6 N + 12 L C T) of {size(peak, "G")} FLOP/s'
-        )
-    forward = mesh.replica(compiled, layout, where)  # averages gradients over the processes during backward
+    forward = mesh.wrap_ddp(compiled, layout, torch_device)  # averages gradients during the backward pass
+
+    # The batches, and what is measured of the run.
+    batches = Batches(goal, dataset, 'train', run.rows, seed, meta, model.config)
+    evaluation = {
+        split: Batches(goal, dataset, split, run.rows, 0, meta, model.config, training=False)
+        for split in ('train', 'val')
+    }
+    tokens_per_step = rows * model.config.block_size
+    peak = runtime.peak_flops(torch_device, precision) * world_size
+    announce(run, batches, meta, tokens_per_step, flops_per_token, peak, log)
+    monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only, log=log)
+    speed, health = Speed(tokens_per_step), faults.Health(torch_device)
+    facts = {name: meta[name] for name in ('tokenizer_hash', 'mixture', 'data_hash')}  # for checkpoints
+    facts |= dict(rows=rows, settings=settings)
+    began, saved_step, rolled_back_to = time.time(), state['step'], None
 
     # The loop.
-    monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only)
-    # the batches of a step are made while the one before it is computed
-    ahead = ThreadPoolExecutor(1)
-    batches_of = functools.partial(step_batches, data, meta, where, layout)
-    upcoming = ahead.submit(batches_of, state['step'] + state['ahead'])
+    prefetch = Prefetch(
+        functools.partial(step_batches, batches, run, torch_device), state['step'] + state['rows_skipped']
+    )
     gc.collect()
     gc.freeze()
     gc.disable()  # it would stop each process at another moment, and a step leaves it nothing to find
-    began, mark = time.time(), None  # mark: (step, time) since which the speed is measured
-    health = faults.Health(where)
-    # writing: the checkpoint that is being written meanwhile; back_at: the one that was gone back to
-    saved_step, writing, back_at = state['step'], None, None
     while True:
         step = state['step']
-        if writing and writing.done() and not writing.exception():
-            writing = finish(writing)
         val_loss, saving = None, bool(save_interval) and step % save_interval == 0
-        if stopped := watch.asked(step):  # by a signal to any process
-            ending, saving = f'stopped at step {step}; {faults.GO_ON}', True
+        if stopped := watch.stop_signal(step):  # to any process
+            ending, saving = f'stopped at step {step} by {signal.Signals(stopped).name}; {faults.GO_ON}', True
         elif step % eval_interval == 0 or step >= max_iters or eval_only:
             gc.collect()
-            stop = functools.partial(watch.asked, step)
-            losses = estimate_losses(compiled, data, meta, where, precision, layout, stop)
+            losses = estimate_losses(compiled, evaluation, run, lambda step=step: watch.stop_signal(step))
             if not losses:  # asked to stop, which the next turn does
                 continue
             val_loss = losses['val']
-            say(f'step {step}: train loss {losses["train"]:.4f}, val loss {val_loss:.4f}')
+            log(f'step {step}: train loss {losses["train"]:.4f}, val loss {val_loss:.4f}')
             monitor.write(step=step, train_loss=losses['train'], val_loss=val_loss)
             monitor.plot()
             if improved := math.isfinite(val_loss) and val_loss < (state['best_val_loss'] or math.inf):
                 state |= dict(best_val_loss=val_loss, best_step=step)
             saving |= improved or always_save_checkpoint
-            mark = None
-        # weights that have just given what is not finite are no place to go back to
+            speed.reset()
+        # weights that have just given what is not finite are no place to roll back to
         new = step > 0 and (step != saved_step or val_loss is not None)
         if saving and new and not eval_only and not health.in_a_row and math.isfinite(val_loss or 0):
-            writing = runtime.by_rank_0(finish, writing)
-            state['val_loss'] = val_loss
-            gathered = checkpoint.gather(model, optimizers, scaler)
-            if rank == 0:
-                writing = writer.submit(save, dict(state), settings, meta, model, gathered, watch)
-            del gathered
-            saved_step, mark = step, None
+            state['val_loss'], saved_step = val_loss, step
+            vocabulary_dir = Path('data', next(iter(meta['mixture'])))  # the parts of a mixture share one
+            saver.save(out_dir, state | facts, model, optimizers, scaler, vocabulary_dir, keep)
+            speed.reset()
         if stopped:
             break
         if step >= max_iters or eval_only:
             ending = 'done'
             break
         if patience and val_loss is not None and step - state['best_step'] >= patience * eval_interval:
-            ending = f'stopped at step {step}: no better validation loss since step {state["best_step"]}'
+            ending = (
+                f'stopped early at step {step}: no better validation loss since step {state["best_step"]}'
+            )
             break
 
-        # One update. The loss is a sum over the tokens that the whole global batch predicts, divided by their number,
-        # over micro-batches and processes: a mean of means is wrong as soon as rows differ.
-        lr = learning_rate_at(step)
-        share = lr / learning_rate if learning_rate else 0.0
-        for group in (group for each in optimizers for group in each.param_groups):
-            group['lr'] = group['initial_lr'] * share
-            if 'momentum' in group:  # Muon's, which grows with the steps there are to remember
-                group['momentum'] = 0.95 - 0.1 * max(0, 1 - step / max(momentum_warmup_iters, 1))
-        batches = upcoming.result()  # {number: batch}
-        upcoming = ahead.submit(batches_of, step + 1 + state['ahead'])
-        for batch in batches.values():
-            check_ids(batch, meta)
-        predicted = sum(int((batch['targets'] != -100).sum()) for batch in batches.values())
-        # on the host: no GPU waits
-        predicted = runtime.sum_over_processes(torch.tensor(float(predicted)), layout.group).item()
-        loss = torch.zeros((), device=where)
-        for number, batch in batches.items():
-            # so dropout needs no state, and no other processes
+        # One update. The loss is a sum over all that the whole global batch predicts, divided by how many that are, over
+        # micro-batches and processes: a mean of means is wrong as soon as rows differ.
+        set_rates(optimizers, lr_multiplier(step), momentum(step))
+        micro_batches = prefetch.take()  # {number: batch} of this process
+        counted = torch.tensor(float(sum(goal.count(batch) for batch in micro_batches.values())))
+        counted = runtime.all_reduce_sum(counted, layout.dp_group).item()  # on the host: no GPU waits
+        if not counted:
+            fail(f'step {step}: in none of its {rows} rows is there anything to predict; look at the data')
+        loss = torch.zeros((), device=torch_device)
+        for number, batch in micro_batches.items():
+            # dropout is a function of the micro-batch: it needs no state, and no other processes
             torch.manual_seed((seed * 1_000_003 + number) % 2**63)
-            with mesh.averaging(forward, last=number == max(batches)):
-                with runtime.autocast(where, precision):
-                    part = forward(**runtime.to_device(batch, where)) / predicted
-                scaler.scale(part * layout.ranks).backward()  # a mean over the ranks is taken of it
+            with mesh.grad_sync(forward, last=number == max(micro_batches)):
+                with runtime.autocast(torch_device, precision):
+                    part = goal.loss(forward, runtime.to_device(batch, torch_device)) / counted
+                scaler.scale(part * layout.dp_size).backward()  # of which DDP and FSDP take the mean
             loss += part.detach()
-        for each in optimizers:
-            scaler.unscale_(each)
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
         norm = mesh.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
-        loss = runtime.sum_over_processes(loss, layout.group)
-        bad = health.judge(loss, norm)
-        for each in optimizers:
-            each.found_inf = bad  # 1.0 and it leaves everything as it is: nobody waits to know
-            each.step()
-            each.zero_grad(set_to_none=True)
+        loss = runtime.all_reduce_sum(loss, layout.dp_group)
+        bad = health.is_bad(loss, norm)
+        for optimizer in optimizers:
+            optimizer.found_inf = bad  # 1.0 and it leaves everything as it is: nobody waits to know
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         scaler.update()
         state['step'] += 1
 
         if step % log_interval == 0:
-            record = dict(step=step, **health.read(loss, norm), lr=lr)  # waits for the GPU
-            now = time.time()
-            if mark:
-                record['tokens_per_second'] = tokens_per_step * (step - mark[0]) / (now - mark[1])
+            record = dict(step=step, **health.metrics(loss, norm), lr=optimizers[-1].param_groups[0]['lr'])
+            if rate := speed.rate(step):
+                record['tokens_per_second'] = rate
                 if peak:
-                    record['utilisation'] = record['tokens_per_second'] * flops_per_token / peak
-            mark = (step, now)
-            say(log_line(record, tokens_per_step))
+                    record['utilisation'] = rate * flops_per_token / peak
+            log(log_line(record, tokens_per_step))
             monitor.write(**record)
             if health.streak >= max_bad_steps > 0:
-                writing = runtime.by_rank_0(finish, writing)
-                back_at = faults.go_back(out_dir, back_at, health, state, model, optimizers, scaler)
-                say(f'{health.streak} steps in a row left out: back to {back_at}, with the rows after them')
+                saver.wait()
+                rolled_back_to = faults.rollback(
+                    out_dir, rolled_back_to, health, state, model, optimizers, scaler, log
+                )
+                log(
+                    f'{health.streak} steps in a row left out: back to {rolled_back_to}, on with the rows after them'
+                )
                 monitor.begin_at(state['step'])
-                upcoming, mark = ahead.submit(batches_of, state['step'] + state['ahead']), None
-    runtime.by_rank_0(finish, writing)
-    say(f'{ending} ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(where), "G")}B)')
+                prefetch.seek(state['step'] + state['rows_skipped'])
+                speed.reset()
+    saver.wait()
+    ending += f' ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(torch_device), "G")}B)'
+    log(ending)
+    log.end(ending)
     if stopped == signal.SIGUSR1 and requeue and rank == 0:
-        faults.requeue()
+        faults.requeue(log)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    watch.end()
     return faults.exit_code(stopped)
 
 
-def check_settings(layout):
-    """Refuse what cannot be, in one line."""
-    for setting, known in (
-        ('objective', ('causal', 'masked')),
-        ('arch', ARCHITECTURES),
-        ('optimizer', ('adamw', 'muon')),
-        ('schedule', SCHEDULES),
-    ):
+# --- before the loop --------------------------------------------------------------
+
+# What cannot change when a run goes on, besides the model, the data and the rows of a step.
+FIXED = ('seed', 'objective', 'optimizer', 'arch', *own_settings(vars(objectives)))
+
+
+def check_settings():
+    """Refuse what cannot be, in one line; ranges of numbers have been checked."""
+    for setting, known in dict(
+        objective=OBJECTIVES, arch=ARCHITECTURES, optimizer=('adamw', 'muon'), schedule=SCHEDULES
+    ).items():
         if globals()[setting] not in known:
             fail(f'{setting} = {globals()[setting]!r} is none of {", ".join(known)}')
-    if gradient_accumulation_steps % layout.ranks:
-        fail(
-            f'gradient_accumulation_steps = {gradient_accumulation_steps} is not divisible by {layout.ranks} processes'
-        )
-    if objective == 'masked' and block_size < 3:
-        fail(f'block_size = {block_size} leaves nothing to hide between cls and sep')
-    if decay_lr and schedule != 'constant' and warmup_iters > lr_decay_iters:
+    if decay_lr and schedule != 'constant' and 0 < lr_decay_iters < warmup_iters:
         fail(f'warmup_iters = {warmup_iters} should not exceed lr_decay_iters = {lr_decay_iters}')
 
 
-def build_model(start, resuming, meta):
+def build_model(start, resuming, settings, meta):
     """(model, where the run stands): the step, the best validation loss so far and its step, an id of the run, and how many
-    steps ahead the rows are, as some were passed over.
+    steps of rows were passed over.
     """
-    state = dict(step=0, best_val_loss=None, best_step=0, run=os.urandom(4).hex(), ahead=0)
+    given = {name: settings[name] for name in asdict(Config()) if name in settings}  # None: not given
+    state = dict(step=0, best_val_loss=None, best_step=0, run=os.urandom(4).hex(), rows_skipped=0)
     if start == 'scratch':
-        names = ('block_size', 'n_layer', 'n_head', 'n_kv_head', 'n_embd', 'bigrams', 'dropout', 'bias')
-        shape = {name: globals()[name] for name in names}
         with runtime.user_errors():
-            model = Transformer(Config(vocab_size=meta['vocab_size'], **shape, **ARCHITECTURES[arch]))
-    elif Path(start, 'state.json').exists():
-        saved = checkpoint.read_state(start)
-        if saved['tokenizer_hash'] != meta['tokenizer_hash']:
-            fail(f'{start} was trained with another vocabulary than the one of data/{dataset}')
-        if resuming:
-            state = {name: saved[name] for name in state}
-        model = checkpoint.load_model(start, block_size=block_size, dropout=dropout)
+            model = Transformer(Config.of_arch(arch, **given, vocab_size=meta['vocab_size']))
     else:
-        model = checkpoint.load_model(start, block_size=block_size, dropout=dropout)
-        # prepare.py's special tokens may lie in the padding rows, as those of gpt2 do
-        fits = model.config.vocab_size <= meta['vocab_size'] <= model.config.padded_vocab_size
-        if not fits or (
-            init_from in PRETRAINED and init_from.startswith('gpt2') and meta.get('tokenizer') != 'gpt2'
-        ):
-            fail(
-                f'{init_from} has a vocabulary of its own ({model.config.vocab_size:,} tokens), data/{dataset} another '
-                f'({meta["vocab_size"]:,}); prepare the data with the --tokenizer of the model'
-            )
-    model.recompute = activation_checkpointing
-    if model.config.causal != (objective == 'causal'):
-        kind = 'a causal model' if model.config.causal else 'a masked model'
-        fail(
-            f'objective = {objective!r} does not fit {kind}: GPT is causal (arch=gpt2), BERT is masked (arch=bert)'
-        )
+        own = resuming or not given['block_size']
+        block = 0 if own else given['block_size']
+        model = checkpoint.load_model(start, block_size=block, dropout=given['dropout'] or 0.0)
+        check_vocabulary(start, model, meta)
+        for name, value in given.items():
+            if value is not None and value != getattr(model.config, name):
+                fail(f'{name} = {value!r} does not fit {start}, which has {getattr(model.config, name)!r}')
+        if resuming:
+            saved = checkpoint.read_state(start)
+            state = {name: saved[name] for name in state}
+    if activation_checkpointing:
+        model.gradient_checkpointing_enable()
+    goal = OBJECTIVES[objective]
+    for flag, value in goal.flags.items():
+        if getattr(model.config, flag) != value:
+            fits = [name for name in ARCHITECTURES if getattr(Config.of_arch(name), flag) == value]
+            fail(f'objective = {objective!r} needs {flag} = {value}, as --arch={" or ".join(fits)} has')
+    for name in goal.special:
+        if name not in meta.get('special', goal.special):
+            fail(f'objective = {objective!r} needs the special token {name!r}, which data/{dataset} lacks')
     return model, state
 
 
-def describe_run(where, precision, world_size, ranks):
-    """What --estimate prints, as text. Where there are no data yet it supposes GPT-2's vocabulary."""
+def check_vocabulary(start, model, meta):
+    """End the program where a model was not trained with the vocabulary of the data."""
+    if Path(start, 'state.json').exists():
+        if checkpoint.read_state(start)['tokenizer_hash'] != meta['tokenizer_hash']:
+            fail(f'{start} was trained with another vocabulary than the one of data/{dataset}')
+        return
+    # prepare.py's special tokens may lie in the padding rows, as those of gpt2 do
+    fits = model.config.vocab_size <= meta['vocab_size'] <= model.config.padded_vocab_size
+    is_gpt2 = init_from in PRETRAINED and init_from.startswith('gpt2')
+    if not fits or (is_gpt2 and meta.get('tokenizer') != 'gpt2'):
+        fail(
+            f'{init_from} has a vocabulary of its own ({model.config.vocab_size:,} tokens), data/{dataset} another '
+            f'({meta["vocab_size"]:,}); prepare the data with the --tokenizer of the model'
+        )
+
+
+def planned_run(settings, torch_device, precision, world_size):
+    """What --estimate is asked about. Where there are no data yet it supposes GPT-2's vocabulary."""
     known = Path('data', dataset, 'meta.json').exists() or ':' in dataset
-    start, resuming = faults.choose_start(init_from, out_dir)
+    meta = read_meta(dataset) if known else dict(vocab_size=50257)
+    start, resuming = faults.choose_start(init_from, out_dir, print)
     with torch.device('meta') if start == 'scratch' else nullcontext():  # which needs no memory
-        model, _ = build_model(start, resuming, read_meta(dataset) if known else dict(vocab_size=50257))
-    if batch_size == 'auto':
-        globals().update(fit_batch(model, where, precision, ranks))
-    work = (batch_size, hidden_in_row(), gradient_accumulation_steps, max_iters)
-    machine = (where, precision, optimizer, world_size, ranks, fsdp, tp, compile)
-    return describe(model, *work, *machine, make_optimizers)
+        model, _ = build_model(start, resuming, settings, meta)
+    layout = mesh.Layout(dp_size=world_size // tp, fsdp=fsdp, tp=tp)
+    shape = (batch_size, gradient_accumulation_steps, max_iters)
+    run = Run(
+        model, OBJECTIVES[objective], meta, *shape, torch_device, precision, layout, compile, make_optimizers
+    )
+    return fit_batch(run)
 
 
-def hidden_in_row():
-    """How many tokens of a row are predicted by a masked model; 0 for a causal one, which predicts all."""
-    return max(1, round(mask_ratio * block_size)) if objective == 'masked' else 0
-
-
-def fit_batch(model, where, precision, ranks):
-    """What batch_size = 'auto' means, as settings: the rows of a step, in as few micro-batches as memory allows."""
-    rows = gradient_accumulation_steps
-    fit = rows_that_fit(model, rows, hidden_in_row(), where, precision, optimizer, ranks, fsdp, tp)
-    return dict(batch_size=fit, gradient_accumulation_steps=rows // fit)
+def fit_batch(run):
+    """The run with what batch_size = 'auto' means: the rows of a step, in as few micro-batches as memory allows."""
+    if run.micro_batches % run.layout.dp_size:
+        fail(
+            f'gradient_accumulation_steps = {run.micro_batches} is not divisible by {run.layout.dp_size} processes'
+        )
+    if run.rows != 'auto':
+        return run
+    rows = runtime.run_on_rank0(rows_that_fit, run)
+    return run._replace(rows=rows, micro_batches=run.micro_batches // rows)
 
 
 def make_optimizers(model, precision):
@@ -379,110 +389,96 @@ def make_optimizers(model, precision):
     return made
 
 
-def compile_model(model, where, layout, say):
-    """The model as it is called in the loop: compiled if that is asked for and possible; layer by layer if it is dealt out."""
+def compile_model(model, torch_device, layout, log):
+    """The model as it is called in the loop: compiled if that is asked for and possible; layer by layer if it is sharded."""
     if not compile:
         return model
-    if reason := runtime.why_not_compile(where):
-        say(f'not compiled: {reason}')
+    if why := runtime.why_not_compile(torch_device):
+        log(f'not compiled: {why}')
         return model
-    say('compiling: the first step takes longer')
-    if layout.shares:
+    log('compiling: the first step takes longer')
+    if layout.is_sharded:
         for layer in (layer for block in model.blocks for layer in (block.attn, block.mlp)):
-            layer.forward = torch.compile(layer.forward, dynamic=False)
+            layer.compile(dynamic=False)
         return model
     return torch.compile(model, dynamic=False)  # every batch has the same shape
 
 
-def learning_rate_at(step):
-    """The learning rate of a step: warm-up from near 0, then the schedule."""
-    if not decay_lr:
-        return learning_rate
-    if step < warmup_iters:
-        return learning_rate * (step + 1) / (warmup_iters + 1)
-    if schedule == 'constant':
-        return learning_rate
-    begin = warmup_iters if schedule != 'wsd' else lr_decay_iters * (1 - wsd_decay)
-    # 0 where the decay begins, 1 where it ends
-    done = min(max((step - begin) / max(lr_decay_iters - begin, 1), 0), 1)
-    left = 0.5 * (1 + math.cos(math.pi * done)) if schedule == 'cosine' else 1 - done
-    return min_lr + left * (learning_rate - min_lr)
-
-
-def step_batches(data, meta, where, layout, step):
-    """{number: batch} of the micro-batches of a step that are this process's: numbered through the run, dealt out in turn."""
-    first = step * gradient_accumulation_steps
-    numbers = range(first + layout.rank, first + gradient_accumulation_steps, layout.ranks)
-    return {number: runtime.pin(make_batch(data['train'], number, seed, meta), where) for number in numbers}
-
-
-def make_batch(parts, number, seed, meta, hidden=None):
-    """Micro-batch `number` of a split's parts, counted from the beginning of the run: its rows, made what the model takes."""
-    numbers = range(number * batch_size, (number + 1) * batch_size)
-    rows = mixed_rows(parts, block_size, numbers, seed)
-    if objective == 'causal':
-        return objectives.causal(rows)
-    return objectives.masked(rows, numbers, seed, meta['special'], meta['vocab_size'], hidden or mask_ratio)
-
-
-def check_ids(batch, meta):
-    """End the program where a batch holds an id that is not in the vocabulary, and so has no row in the embedding."""
-    highest = max(int(batch['inputs'].max()), int(batch['targets'].max()))
-    if highest >= meta['vocab_size']:
-        words = (
-            f'data/{dataset} holds the id {highest}, its vocabulary has {meta["vocab_size"]}; make it again'
+def announce(run, batches, meta, tokens_per_step, flops_per_token, peak, log):
+    """Log what is trained, on what, and how often it will see the data."""
+    model, shares = run.model, batches.rows.parts
+    epochs = [float(tokens_per_step * max_iters * share / len(part.tokens)) for part, share in shares]
+    log(
+        f'{size(model.num_params())} parameters, {meta["vocab_size"]:,} tokens in the vocabulary; '
+        f'{run.device.type} in {str(run.precision)[6:]}, {run.layout}\n'
+        f'{size(tokens_per_step)} tokens a step, {size(tokens_per_step * max_iters)} in all, '
+        + ', '.join(f'{n:.2f} epochs of data/{name}' for n, name in zip(epochs, meta['mixture'], strict=True))
+    )
+    for path in unread_columns(dataset, run.objective.columns):
+        log(f'{path} is not used: objective = {objective!r} does not read it')
+    if peak:
+        log(
+            f'utilisation is {size(flops_per_token, "G")} FLOPs a token (6 N + 12 L C T) of {size(peak, "G")} FLOP/s'
         )
-        fail(words, mine=True)
+
+
+# --- in the loop ------------------------------------------------------------------
+
+
+def step_batches(batches, run, torch_device, step):
+    """{number: batch} of the micro-batches of a step that are this process's, numbered through the run."""
+    first = step * run.micro_batches
+    numbers = range(first + run.layout.dp_rank, first + run.micro_batches, run.layout.dp_size)
+    return {number: runtime.pin(batches[number], torch_device) for number in numbers}
+
+
+def lr_multiplier(step):
+    """The learning rates of a step as a part of the highest: warm-up from near 0, then the schedule."""
+    if not decay_lr:
+        return 1.0
+    if step < warmup_iters:
+        return (step + 1) / (warmup_iters + 1)
+    if schedule == 'constant':
+        return 1.0
+    end = lr_decay_iters or max_iters
+    begin = warmup_iters if schedule != 'wsd' else end * (1 - wsd_decay)
+    # 0 where the decay begins, 1 where it ends
+    done = min(max((step - begin) / max(end - begin, 1), 0), 1)
+    left = 0.5 * (1 + math.cos(math.pi * done)) if schedule == 'cosine' else 1 - done
+    lowest = min_lr / learning_rate if learning_rate else 0.0
+    return lowest + left * (1 - lowest)
+
+
+def momentum(step):
+    """Muon's, which grows with the steps there are to remember."""
+    return 0.95 - 0.1 * max(0, 1 - step / max(momentum_warmup_iters, 1))
 
 
 @torch.no_grad()
-def estimate_losses(model, data, meta, where, precision, layout, stop):
+def estimate_losses(model, evaluation, run, stop):
     """The mean loss on the same eval_iters batches of each split every time, divided among the processes.
 
     stop: what all of them ask before each batch; where it is true, they return None.
     """
-    losses = {}
+    losses, layout = {}, run.layout
     model.eval()
-    for split, parts in data.items():
-        # the rows after which every part has been seen once
-        whole = max(windows(tokens, block_size) / share for tokens, share in parts)
-        count = min(eval_iters, max(1, int(whole / batch_size)))
-        total = torch.zeros(2, device=where)  # sum of the losses, tokens predicted
-        for number in range(layout.rank, count + layout.rank, layout.ranks):
+    for split, batches in evaluation.items():
+        count = min(eval_iters, max(1, int(batches.rows.rows_per_epoch / batches.size)))
+        total = torch.zeros(2, device=run.device)  # sum of the losses, number of what is counted
+        for number in range(layout.dp_rank, count + layout.dp_rank, layout.dp_size):
             if stop():
                 model.train()
                 return None
-            # where there are too few the last is taken again, for nothing: all must go through a model that is dealt out
+            # where there are too few the last is taken again, for nothing: all processes must go through a sharded model
             counts = number < count
-            batch = make_batch(parts, min(number, count - 1), 0, meta, hidden=0.15)
-            check_ids(batch, meta)
-            batch = runtime.to_device(batch, where)
-            with runtime.autocast(where, precision):
-                total[0] += counts * model(**batch)
-            total[1] += counts * (batch['targets'] != -100).sum()
-        loss, predicted = runtime.sum_over_processes(total, layout.group).tolist()
-        losses[split] = loss / predicted
+            batch = runtime.to_device(batches[min(number, count - 1)], run.device)
+            with runtime.autocast(run.device, run.precision):
+                total[0] += counts * run.objective.loss(model, batch)
+            total[1] += counts * run.objective.count(batch)
+        loss, counted = runtime.all_reduce_sum(total, layout.dp_group).tolist()
+        losses[split] = loss / counted
     model.train()
     return losses
-
-
-def save(state, settings, meta, model, gathered, watch):
-    """Write a checkpoint, while the loop goes on -> its directory. Where it cannot be written the run is to end."""
-    state = state | {name: meta[name] for name in ('tokenizer_hash', 'special', 'mixture', 'data_hash')}
-    state |= dict(rows=batch_size * gradient_accumulation_steps, settings=settings)
-    vocabulary_dir = Path('data', next(iter(meta['mixture'])))  # the parts of a mixture share one
-    try:
-        return checkpoint.save(out_dir, state, model, gathered, vocabulary_dir, keep)
-    except BaseException:  # which `finish` tells
-        watch.ask(signal.SIGTERM)
-        raise
-
-
-def finish(writing):
-    """Wait for the checkpoint that is being written, if any, and tell of it; ends the program if it cannot be."""
-    if writing:
-        with runtime.user_errors():
-            print(f'saved {writing.result()}', flush=True)
 
 
 def log_line(record, tokens_per_step):
@@ -502,12 +498,6 @@ def log_line(record, tokens_per_step):
 
 
 if __name__ == '__main__':
-    chosen = configure(globals(), auto=['batch_size'])
-    try:
-        raise SystemExit(main(chosen))
-    except OSError as e:  # a full disk, most often
-        fail(f'{e.filename or out_dir}: {reason(e)}', mine=True)
-    except torch.OutOfMemoryError:
-        fail(
-            'out of GPU memory: halve batch_size and double gradient_accumulation_steps; the result stays the same'
-        )
+    raise SystemExit(
+        main(configure(globals(), parts=[objectives], auto=['batch_size'], dataclass='model.py'))
+    )
