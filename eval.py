@@ -48,7 +48,7 @@ def main():
     global dataset, block_size, stride
     where = runtime.choose_device(device)
     precision = runtime.choose_dtype(dtype, where)
-    path = checkpoint.find(init_from, out_dir)
+    path = checkpoint.resolve(init_from, out_dir)
     state = checkpoint.read_state(path) if path else None
     if not dataset and not path:
         fail('name the data to score on: --dataset=NAME')

@@ -33,7 +33,7 @@ import torch
 import objectives
 from estimate import describe, rows_that_fit
 from infra import checkpoint, faults, mesh, runtime
-from infra.monitor import Monitor
+from infra.monitor import Log, Monitor, Speed
 from loader import mixed_rows, open_mixture, read_meta, verify, windows
 from model import ARCHITECTURES, Config, Transformer
 from optim import Muon, muon_groups
@@ -108,106 +108,127 @@ SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
 
 
 def main(settings):
+    """Train as the settings say -> exit code. However it ends, log.txt says how, and Python is as it was."""
+    log = Log()
+    saver = checkpoint.Saver(log)
+    with log, faults.Watch(hang_timeout, saver, log) as watch:
+        try:
+            return train(settings, log, saver, watch)
+        except OSError as e:  # a full disk, most often
+            fail(f'{e.filename or out_dir}: {reason(e)}', mine=True)
+        except torch.OutOfMemoryError:
+            fail(
+                'out of GPU memory: halve batch_size and double gradient_accumulation_steps; the result stays the same'
+            )
+        finally:
+            gc.enable()
+            gc.unfreeze()
+
+
+def train(settings, log, saver, watch):
     # The machine and the data: what can be wrong is found before the first expensive step.
-    writer = ThreadPoolExecutor(1)  # of checkpoints, while training goes on
-    watch = faults.Watch(hang_timeout, writer)
     where = runtime.choose_device(device)
     precision = runtime.choose_dtype(dtype, where)
     if where.type == 'cpu':
         runtime.keep_freed_memory()
-    rank, world_size = runtime.join_processes(backend, where, hang_timeout)
-    say = functools.partial(print, flush=True) if rank == 0 else lambda *words: None
+    rank, world_size = runtime.init_distributed(backend, where, hang_timeout)
     # the question may be put to one process, about many
     asked_about = mesh.Layout(ranks=max(world_size, fsdp * tp) // max(tp, 1))
     layout = asked_about if estimate else mesh.lay_out(where, world_size, fsdp, tp)
     check_settings(layout)
     if estimate:
-        say(describe_run(where, precision, world_size, layout.ranks))
-        return watch.end()
+        log(describe_run(where, precision, world_size, layout.ranks))
+        return 0
     meta = read_meta(dataset)
     if verify_data:
-        runtime.by_rank_0(verify, dataset)
+        runtime.run_on_rank0(verify, dataset)
     data = {split: open_mixture(dataset, split, block_size) for split in ('train', 'val')}
 
     # The model, new or from what was saved: built whole on the CPU, then shared out.
     torch.manual_seed(seed)
-    start, resuming = runtime.by_rank_0(faults.choose_start, init_from, out_dir)
+    start, resuming = runtime.run_on_rank0(faults.choose_start, init_from, out_dir, log)
     model, state = build_model(start, resuming, meta)
     if batch_size == 'auto':
-        settings |= runtime.by_rank_0(fit_batch, model, where, precision, layout.ranks)
+        settings |= runtime.run_on_rank0(fit_batch, model, where, precision, layout.ranks)
         globals().update(settings)
     flops_per_token = model.flops_per_token(block_size, mask_ratio if objective == 'masked' else 1.0)
-    compiled = compile_model(model, where, layout, say)
+    compiled = compile_model(model, where, layout, log)
     mesh.share(model, layout, where, precision)
     rows = batch_size * gradient_accumulation_steps  # of a step: which ones depends on this alone
     if resuming:
-        say(f'going on from {start}{faults.changes(start, settings, meta, rows)}')
+        log(f'going on from {start}{faults.check_resume(start, settings, meta, rows)}')
     if not eval_only:
-        runtime.by_rank_0(faults.make_out_dir, out_dir, state['run'])
+        runtime.run_on_rank0(faults.make_out_dir, out_dir, state['run'])
+        log.open(out_dir)
     with runtime.user_errors():
         optimizers = make_optimizers(model, precision)
     scaler = torch.amp.GradScaler(where.type, enabled=precision == torch.float16)
     if resuming:
         checkpoint.load_optimizers(start, optimizers, scaler)
+    # what a checkpoint says besides where the run stands
+    facts = {name: meta[name] for name in ('tokenizer_hash', 'mixture', 'data_hash')}
+    facts |= dict(rows=rows, settings=settings)
     tokens_per_step = rows * block_size
     peak = runtime.peak_flops(where, precision) * world_size
     epochs = [float(tokens_per_step * max_iters * share / len(tokens)) for tokens, share in data['train']]
-    say(
+    log(
         f'{size(model.num_params())} parameters, {meta["vocab_size"]:,} tokens in the vocabulary; {where.type} in '
         f'{str(precision)[6:]}, {layout}\n'
         f'{size(tokens_per_step)} tokens a step, {size(tokens_per_step * max_iters)} in all, '
         + ', '.join(f'{n:.2f} epochs of data/{name}' for n, name in zip(epochs, meta['mixture'], strict=True))
     )
     if peak:
-        say(
+        log(
             f'utilisation is {size(flops_per_token, "G")} FLOPs a token (6 N + 12 L C T) of {size(peak, "G")} FLOP/s'
         )
     forward = mesh.replica(compiled, layout, where)  # averages gradients over the processes during backward
 
     # The loop.
-    monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only)
+    monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only, log=log)
     # the batches of a step are made while the one before it is computed
     ahead = ThreadPoolExecutor(1)
     batches_of = functools.partial(step_batches, data, meta, where, layout)
-    upcoming = ahead.submit(batches_of, state['step'] + state['ahead'])
+    upcoming = ahead.submit(batches_of, state['step'] + state['rows_skipped'])
     gc.collect()
     gc.freeze()
     gc.disable()  # it would stop each process at another moment, and a step leaves it nothing to find
-    began, mark = time.time(), None  # mark: (step, time) since which the speed is measured
+    began, speed = time.time(), Speed(tokens_per_step)
     health = faults.Health(where)
-    # writing: the checkpoint that is being written meanwhile; back_at: the one that was gone back to
-    saved_step, writing, back_at = state['step'], None, None
+    saved_step, back_at = state['step'], None  # back_at: the checkpoint of the last rollback
     while True:
         step = state['step']
-        if writing and writing.done() and not writing.exception():
-            writing = finish(writing)
         val_loss, saving = None, bool(save_interval) and step % save_interval == 0
-        if stopped := watch.asked(step):  # by a signal to any process
-            ending, saving = f'stopped at step {step}; {faults.GO_ON}', True
+        if stopped := watch.stop_signal(step):  # by a signal to any process
+            ending, saving = f'stopped at step {step} by {signal.Signals(stopped).name}; {faults.GO_ON}', True
         elif step % eval_interval == 0 or step >= max_iters or eval_only:
             gc.collect()
-            stop = functools.partial(watch.asked, step)
+            stop = functools.partial(watch.stop_signal, step)
             losses = estimate_losses(compiled, data, meta, where, precision, layout, stop)
             if not losses:  # asked to stop, which the next turn does
                 continue
             val_loss = losses['val']
-            say(f'step {step}: train loss {losses["train"]:.4f}, val loss {val_loss:.4f}')
+            log(f'step {step}: train loss {losses["train"]:.4f}, val loss {val_loss:.4f}')
             monitor.write(step=step, train_loss=losses['train'], val_loss=val_loss)
             monitor.plot()
             if improved := math.isfinite(val_loss) and val_loss < (state['best_val_loss'] or math.inf):
                 state |= dict(best_val_loss=val_loss, best_step=step)
             saving |= improved or always_save_checkpoint
-            mark = None
+            speed.reset()
         # weights that have just given what is not finite are no place to go back to
         new = step > 0 and (step != saved_step or val_loss is not None)
         if saving and new and not eval_only and not health.in_a_row and math.isfinite(val_loss or 0):
-            writing = runtime.by_rank_0(finish, writing)
             state['val_loss'] = val_loss
-            gathered = checkpoint.gather(model, optimizers, scaler)
-            if rank == 0:
-                writing = writer.submit(save, dict(state), settings, meta, model, gathered, watch)
-            del gathered
-            saved_step, mark = step, None
+            saver.save(
+                out_dir,
+                state | facts,
+                model,
+                optimizers,
+                scaler,
+                Path('data', next(iter(meta['mixture']))),
+                keep,
+            )
+            saved_step = step
+            speed.reset()
         if stopped:
             break
         if step >= max_iters or eval_only:
@@ -226,12 +247,12 @@ def main(settings):
             if 'momentum' in group:  # Muon's, which grows with the steps there are to remember
                 group['momentum'] = 0.95 - 0.1 * max(0, 1 - step / max(momentum_warmup_iters, 1))
         batches = upcoming.result()  # {number: batch}
-        upcoming = ahead.submit(batches_of, step + 1 + state['ahead'])
+        upcoming = ahead.submit(batches_of, step + 1 + state['rows_skipped'])
         for batch in batches.values():
             check_ids(batch, meta)
         predicted = sum(int((batch['targets'] != -100).sum()) for batch in batches.values())
         # on the host: no GPU waits
-        predicted = runtime.sum_over_processes(torch.tensor(float(predicted)), layout.group).item()
+        predicted = runtime.all_reduce_sum(torch.tensor(float(predicted)), layout.group).item()
         loss = torch.zeros((), device=where)
         for number, batch in batches.items():
             # so dropout needs no state, and no other processes
@@ -244,8 +265,8 @@ def main(settings):
         for each in optimizers:
             scaler.unscale_(each)
         norm = mesh.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
-        loss = runtime.sum_over_processes(loss, layout.group)
-        bad = health.judge(loss, norm)
+        loss = runtime.all_reduce_sum(loss, layout.group)
+        bad = health.is_bad(loss, norm)
         for each in optimizers:
             each.found_inf = bad  # 1.0 and it leaves everything as it is: nobody waits to know
             each.step()
@@ -254,28 +275,28 @@ def main(settings):
         state['step'] += 1
 
         if step % log_interval == 0:
-            record = dict(step=step, **health.read(loss, norm), lr=lr)  # waits for the GPU
-            now = time.time()
-            if mark:
-                record['tokens_per_second'] = tokens_per_step * (step - mark[0]) / (now - mark[1])
+            record = dict(step=step, **health.metrics(loss, norm), lr=lr)  # waits for the GPU
+            if rate := speed.rate(step):
+                record['tokens_per_second'] = rate
                 if peak:
-                    record['utilisation'] = record['tokens_per_second'] * flops_per_token / peak
-            mark = (step, now)
-            say(log_line(record, tokens_per_step))
+                    record['utilisation'] = rate * flops_per_token / peak
+            log(log_line(record, tokens_per_step))
             monitor.write(**record)
             if health.streak >= max_bad_steps > 0:
-                writing = runtime.by_rank_0(finish, writing)
-                back_at = faults.go_back(out_dir, back_at, health, state, model, optimizers, scaler)
-                say(f'{health.streak} steps in a row left out: back to {back_at}, with the rows after them')
+                saver.wait()
+                back_at = faults.rollback(out_dir, back_at, health, state, model, optimizers, scaler, log)
+                log(f'{health.streak} steps in a row left out: back to {back_at}, with the rows after them')
                 monitor.begin_at(state['step'])
-                upcoming, mark = ahead.submit(batches_of, state['step'] + state['ahead']), None
-    runtime.by_rank_0(finish, writing)
-    say(f'{ending} ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(where), "G")}B)')
+                upcoming = ahead.submit(batches_of, state['step'] + state['rows_skipped'])
+                speed.reset()
+    saver.wait()
+    log(f'{ending} ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(where), "G")}B)')
     if stopped == signal.SIGUSR1 and requeue and rank == 0:
-        faults.requeue()
+        faults.requeue(log)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    watch.end()
+    if rank == 0:
+        log.end(ending)
     return faults.exit_code(stopped)
 
 
@@ -303,7 +324,7 @@ def build_model(start, resuming, meta):
     """(model, where the run stands): the step, the best validation loss so far and its step, an id of the run, and how many
     steps ahead the rows are, as some were passed over.
     """
-    state = dict(step=0, best_val_loss=None, best_step=0, run=os.urandom(4).hex(), ahead=0)
+    state = dict(step=0, best_val_loss=None, best_step=0, run=os.urandom(4).hex(), rows_skipped=0)
     if start == 'scratch':
         names = ('block_size', 'n_layer', 'n_head', 'n_kv_head', 'n_embd', 'bigrams', 'dropout', 'bias')
         shape = {name: globals()[name] for name in names}
@@ -379,14 +400,14 @@ def make_optimizers(model, precision):
     return made
 
 
-def compile_model(model, where, layout, say):
+def compile_model(model, where, layout, log):
     """The model as it is called in the loop: compiled if that is asked for and possible; layer by layer if it is dealt out."""
     if not compile:
         return model
     if reason := runtime.why_not_compile(where):
-        say(f'not compiled: {reason}')
+        log(f'not compiled: {reason}')
         return model
-    say('compiling: the first step takes longer')
+    log('compiling: the first step takes longer')
     if layout.shares:
         for layer in (layer for block in model.blocks for layer in (block.attn, block.mlp)):
             layer.forward = torch.compile(layer.forward, dynamic=False)
@@ -460,29 +481,10 @@ def estimate_losses(model, data, meta, where, precision, layout, stop):
             with runtime.autocast(where, precision):
                 total[0] += counts * model(**batch)
             total[1] += counts * (batch['targets'] != -100).sum()
-        loss, predicted = runtime.sum_over_processes(total, layout.group).tolist()
+        loss, predicted = runtime.all_reduce_sum(total, layout.group).tolist()
         losses[split] = loss / predicted
     model.train()
     return losses
-
-
-def save(state, settings, meta, model, gathered, watch):
-    """Write a checkpoint, while the loop goes on -> its directory. Where it cannot be written the run is to end."""
-    state = state | {name: meta[name] for name in ('tokenizer_hash', 'special', 'mixture', 'data_hash')}
-    state |= dict(rows=batch_size * gradient_accumulation_steps, settings=settings)
-    vocabulary_dir = Path('data', next(iter(meta['mixture'])))  # the parts of a mixture share one
-    try:
-        return checkpoint.save(out_dir, state, model, gathered, vocabulary_dir, keep)
-    except BaseException:  # which `finish` tells
-        watch.ask(signal.SIGTERM)
-        raise
-
-
-def finish(writing):
-    """Wait for the checkpoint that is being written, if any, and tell of it; ends the program if it cannot be."""
-    if writing:
-        with runtime.user_errors():
-            print(f'saved {writing.result()}', flush=True)
 
 
 def log_line(record, tokens_per_step):
@@ -502,12 +504,4 @@ def log_line(record, tokens_per_step):
 
 
 if __name__ == '__main__':
-    chosen = configure(globals(), auto=['batch_size'])
-    try:
-        raise SystemExit(main(chosen))
-    except OSError as e:  # a full disk, most often
-        fail(f'{e.filename or out_dir}: {reason(e)}', mine=True)
-    except torch.OutOfMemoryError:
-        fail(
-            'out of GPU memory: halve batch_size and double gradient_accumulation_steps; the result stays the same'
-        )
+    raise SystemExit(main(configure(globals(), auto=['batch_size'])))
