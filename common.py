@@ -4,20 +4,31 @@ import hashlib
 import importlib
 import os
 import sys
+import traceback
+
+
+class UserError(SystemExit):
+    """The end of a program by a mistake of its user, or of a file: exit code 2. Has the message."""
+
+    def __init__(self, message):
+        super().__init__(2)
+        self.message = message
 
 
 def fail(message, mine=False):
-    """End the program the way every error that a user can cause ends: one line on stderr, exit code 2.
+    """End the program with one line on stderr and exit code 2; DEBUG=1 in the environment shows where it was.
 
-    mine: only this process finds the mistake. Others are found by all of torchrun's processes and said once a machine.
+    mine: only this process found the mistake. Others are found by all of torchrun's processes and said once a machine.
     """
+    if os.environ.get('DEBUG'):
+        traceback.print_exc() if sys.exc_info()[0] else traceback.print_stack()
     if mine or os.environ.get('LOCAL_RANK', '0') == '0':
         print(f'error: {message}', file=sys.stderr, flush=True)
-    raise SystemExit(2)
+    raise UserError(message)
 
 
 def reason(e):
-    """An exception in a few words of one line: what the system says, else the first line of its text, else its type."""
+    """An exception in one line: what the system says, else the first line of its text, else its type."""
     text = str(getattr(e, 'strerror', None) or e).strip()
     return text.splitlines()[0] if text else type(e).__name__
 

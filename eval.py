@@ -1,4 +1,4 @@
-"""How good a model is: loss, perplexity, bits per byte and accuracy over the whole validation split, each token once.
+"""Evaluation: loss, perplexity, bits per byte and accuracy over the whole validation split, each token once.
 
     python eval.py --out_dir=out-quickstart
     python eval.py --init_from=gpt2 --dataset=shakespeare
@@ -23,9 +23,9 @@ if __name__ == '__main__':
 import numpy as np
 import torch
 
-import objectives
 from infra import checkpoint, runtime
-from loader import mixture, open_split, read_meta
+from loader import Mixture, Windows, mixture, read_meta
+from objectives import OBJECTIVES, Context
 
 # -----------------------------------------------------------------------------
 init_from = 'resume'  # 'resume': the best checkpoint of out_dir; else a name such as 'gpt2', or a directory
@@ -40,58 +40,66 @@ dtype = 'auto'
 json = False  # print a JSON object, one line, instead of the table
 # -----------------------------------------------------------------------------
 
-MASK_RATIO = 0.15  # always: a higher one in training makes another task
 GAP = 0.1  # of the validation loss: a training loss lower by more than this is called overfitting
 
 
 def main():
-    global dataset, block_size, stride
-    where = runtime.choose_device(device)
-    precision = runtime.choose_dtype(dtype, where)
-    path = checkpoint.find(init_from, out_dir)
+    torch_device = runtime.choose_device(device)
+    precision = runtime.choose_dtype(dtype, torch_device)
+    path = checkpoint.resolve(init_from, out_dir)
     state = checkpoint.read_state(path) if path else None
     if not dataset and not path:
         fail('name the data to score on: --dataset=NAME')
-    dataset = dataset or state['settings']['dataset']
-    meta = read_meta(dataset)
+    scored = dataset or state['settings']['dataset']
+    meta = read_meta(scored)
     model = checkpoint.load_model(path or init_from)
     vocabulary_hash = state['tokenizer_hash'] if path else checkpoint.load_vocabulary(init_from).hash
     if vocabulary_hash != meta['tokenizer_hash']:
         fail(
-            f'{path or init_from} and data/{dataset} have different vocabularies; prepare.py takes one by --tokenizer'
+            f'{path or init_from} and data/{scored} have different vocabularies; prepare.py takes one by --tokenizer'
         )
-    block_size = block_size or model.config.block_size
-    if block_size > model.config.block_size:
-        fail(f'block_size = {block_size} is longer than the {model.config.block_size} tokens the model sees')
-    stride = block_size if not model.config.causal else stride or max(1, block_size // 2)
-    if stride > block_size:
-        fail(f'stride = {stride} is longer than block_size = {block_size}')
-    parts = {
-        name: {split: open_split(name, split, block_size) for split in ('train', 'val')}
-        for name in mixture(dataset)
+    T = block_size or model.config.block_size
+    if T > model.config.block_size:
+        fail(f'block_size = {T} is longer than the {model.config.block_size} tokens the model sees')
+    if stride > T:
+        fail(f'stride = {stride} is longer than block_size = {T}')
+    apart = (stride or max(1, T // 2)) if model.config.causal else T
+    objective = OBJECTIVES[state['settings']['objective'] if path else objective_of(model)]
+    cut = (T, T + objective.more_tokens, objective.cut, objective.columns)
+    data = {
+        name: {split: Mixture(name, split, *cut).parts[0][0] for split in ('train', 'val')}
+        for name in mixture(scored)
     }
-    model.eval().to(where)
-    for name, splits in parts.items():
-        results = dict(model=str(path or init_from), dataset=name, block_size=block_size, stride=stride)
-        results |= evaluate(model, splits, read_meta(name), where, precision)
+    model.eval().to(torch_device)
+    for name, splits in data.items():
+        results = dict(model=str(path or init_from), dataset=name, block_size=T, stride=apart)
+        results |= evaluate(model, objective, splits, read_meta(name), apart, torch_device, precision)
         if train_tokens:
             results['gap'] = results['val']['loss'] - results['train']['loss']
-            results['epochs'] = epochs_seen(state, name, len(splits['train']))
+            results['epochs'] = epochs_seen(state, name, len(splits['train'].tokens))
             results['overfitting'] = results['epochs'] > 1 and results['gap'] > GAP * results['val']['loss']
-        print(json_format.dumps(results) if json else table(results, model.config.causal))
+        print(json_format.dumps(results) if json else table(results, objective.metrics))
 
 
-def evaluate(model, splits, meta, where, precision):
-    """The scores of each split of a data set and the rate to beat -> dict."""
+def objective_of(model):
+    """The name of the first objective that a model from elsewhere can have been trained with."""
+    config = vars(model.config)
+    return next(name for name, o in OBJECTIVES.items() if o.flags.items() <= config.items())
+
+
+def evaluate(model, objective, splits, meta, apart, torch_device, precision):
+    """The scores of each split of a data set and the rate to beat -> dict. apart: tokens between windows."""
     results = {}
-    for split, tokens in splits.items():
+    for split, source in splits.items():
         if split == 'train' and not train_tokens:
             continue
-        starts, scored_from = every_window(len(tokens)) if split == 'val' else even_sample(len(tokens))
-        results[split] = score(model, tokens, starts, scored_from, meta, where, precision, split)
-        if model.config.causal:
+        at, scored_from = even_sample(source, apart) if split == 'train' else every_row(source, apart)
+        results[split] = scores = score(
+            model, objective, source, at, scored_from, meta, torch_device, precision, split
+        )
+        if 'bits_per_byte' in objective.metrics:
             per_byte = meta[split]['tokens'] / meta[split]['bytes']
-            results[split]['bits_per_byte'] = results[split]['loss'] / math.log(2) * per_byte
+            scores['bits_per_byte'] = scores['loss'] / math.log(2) * per_byte
     return results | dict(commonest_token_rate=commonest_token_rate(splits, meta))
 
 
@@ -99,48 +107,55 @@ def epochs_seen(state, name, length):
     """How often the checkpoint has seen the training split; 0 for a model from elsewhere or trained on other data."""
     if not state:
         return 0.0
-    shares = state.get('mixture', {state['settings']['dataset']: 1})  # older checkpoints know no mixtures
     factors = (state['settings'][k] for k in ('block_size', 'batch_size', 'gradient_accumulation_steps'))
-    return float(Fraction(shares.get(name, 0)) * state['step'] * math.prod(factors) / length)
+    return float(Fraction(state['mixture'].get(name, 0)) * state['step'] * math.prod(factors) / length)
 
 
-def every_window(length):
-    """Windows that cover a split: where each starts, and from where on it is scored; the last one ends with the split."""
-    last = length - 1 - block_size
-    starts = np.append(np.arange(0, last, stride), last)
-    return starts, np.append(0, starts[:-1] + block_size)
+def every_row(source, apart):
+    """What covers a split: where each window starts, and from where on it is scored; the last one ends with the split.
+
+    Of packed documents: the numbers of all rows, and None, as they do not overlap.
+    """
+    if not isinstance(source, Windows):
+        return np.arange(source.rows_per_epoch), None
+    last = len(source.tokens) - source.row_tokens
+    starts = np.append(np.arange(0, last, apart), last)
+    return starts, np.append(0, starts[:-1] + source.block_size)
 
 
-def even_sample(length):
-    """Windows that lie evenly in a split and score train_tokens of it, with as much context as `every_window` gives."""
-    starts = np.linspace(0, length - 1 - block_size, max(1, train_tokens // stride)).astype(np.int64)
-    return starts, starts + block_size - stride
+def even_sample(source, apart):
+    """Rows that lie evenly in a split and score train_tokens of it, with as much context as those of `every_row`."""
+    count = max(1, train_tokens // apart)
+    if not isinstance(source, Windows):
+        return np.unique(np.linspace(0, source.rows_per_epoch - 1, count).astype(np.int64)), None
+    starts = np.linspace(0, len(source.tokens) - source.row_tokens, count).astype(np.int64)
+    return starts, starts + source.block_size - apart
 
 
 @torch.inference_mode()
-def score(model, tokens, starts, scored_from, meta, where, precision, label):
-    """Loss, perplexity and accuracy over the windows that begin at `starts`, of the positions from scored_from on -> dict."""
+def score(model, objective, source, at, scored_from, meta, torch_device, precision, label):
+    """Loss, perplexity and accuracy -> dict. at: starts of windows, or numbers of rows; see `every_row`."""
     nats, right, count = 0.0, 0, 0
-    with progress(f'scoring {label}', len(starts) * block_size, 'tok') as bar:
-        for first in range(0, len(starts), batch_size):
+    with progress(f'scoring {label}', len(at) * source.row_tokens, 'tok') as bar:
+        for first in range(0, len(at), batch_size):
             chunk = slice(first, first + batch_size)
-            rows = np.stack([tokens[s : s + block_size + 1] for s in starts[chunk]]).astype(np.int64)
-            if model.config.causal:
-                batch = objectives.causal(rows)
-                position = starts[chunk, None] + np.arange(block_size)  # (B, T), in the split
-                batch['targets'][torch.from_numpy(position < scored_from[chunk, None])] = -100
-            else:
-                numbers = range(first, first + len(rows))
-                batch = objectives.masked(rows, numbers, 0, meta['special'], meta['vocab_size'], MASK_RATIO)
-            batch = runtime.to_device(batch, where)
-            scored = batch['targets'] != -100  # (B, T)
-            targets = batch['targets'][scored]  # (number scored,)
-            with runtime.autocast(where, precision):
-                logits = model.logits(model.hidden(batch['inputs'])[scored]).float()
+            rows = source.read(at[chunk], 0) if scored_from is None else source.cut(at[chunk])
+            numbers = range(first, first + len(at[chunk]))
+            batch = objective.make_batch(rows, Context(numbers, 0, meta, model.config, training=False))
+            targets = batch.pop('targets')  # (B, T)
+            if scored_from is not None and model.config.causal:
+                position = at[chunk, None] + np.arange(targets.shape[1])  # (B, T), in the split
+                targets[torch.from_numpy(position < scored_from[chunk, None])] = -100
+            scored = targets != -100  # (B, T)
+            targets = targets[scored].to(torch_device)  # (number scored,)
+            batch.pop('predict_at', None)  # which fixes their number, not needed here
+            with runtime.autocast(torch_device, precision):
+                hidden = model.hidden(**runtime.to_device(batch, torch_device))
+                logits = model.logits(hidden[scored.to(torch_device)]).float()
             nats += torch.nn.functional.cross_entropy(logits, targets, reduction='sum').item()
             right += (logits.argmax(-1) == targets).sum().item()
             count += len(targets)
-            bar.update(rows.size)
+            bar.update(rows['tokens'].size)
     return dict(
         tokens=count, loss=nats / count, perplexity=math.exp(min(nats / count, 700)), accuracy=right / count
     )
@@ -148,16 +163,16 @@ def score(model, tokens, starts, scored_from, meta, where, precision, label):
 
 def commonest_token_rate(splits, meta):
     """The accuracy of always guessing the commonest token of the training split: what a model must beat."""
-    seen = np.bincount(splits['train'][:10_000_000], minlength=meta['vocab_size'])
+    seen = np.bincount(splits['train'].tokens[:10_000_000], minlength=meta['vocab_size'])
     seen[list(meta['special'].values())] = 0
-    tokens = np.bincount(splits['val'], minlength=meta['vocab_size'])
+    tokens = np.bincount(splits['val'].tokens, minlength=meta['vocab_size'])
     return float(tokens[seen.argmax()] / tokens.sum())
 
 
-def table(results, causal):
+def table(results, metrics):
     windows = f'windows of {results["block_size"]} tokens, {results["stride"]} apart'
     lines = [f'{results["model"]} on data/{results["dataset"]}, {windows}']
-    columns = ['tokens', 'loss', 'perplexity', *(['bits_per_byte'] if causal else []), 'accuracy']
+    columns = ['tokens', *metrics]
     lines.append(f'{"":8}' + ''.join(f'{name.replace("_", " "):>15}' for name in columns))
     forms = dict(tokens='{:,}', loss='{:.4f}', perplexity='{:.2f}', bits_per_byte='{:.4f}', accuracy='{:.2%}')
     for split in ('train', 'val'):

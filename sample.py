@@ -41,16 +41,16 @@ RULE = '---------------'
 
 
 def main():
-    where = runtime.choose_device(device)
+    torch_device = runtime.choose_device(device)
     model, vocabulary = checkpoint.load(init_from, out_dir)
     prompts = read_prompts()
-    generate.ready(model, where, dtype, compile, len(prompts) * num_samples)
+    generate.prepare_model(model, torch_device, dtype, compile, len(prompts) * num_samples)
     torch.manual_seed(seed)
     if model.config.causal:
-        print_samples(model, vocabulary, prompts * num_samples, where)
+        print_samples(model, vocabulary, prompts * num_samples, torch_device)
     else:
         for prompt in prompts:
-            print_fillings(model, vocabulary, prompt, where)
+            print_fillings(model, vocabulary, prompt, torch_device)
 
 
 def read_prompts():
@@ -65,16 +65,18 @@ def read_prompts():
     return [text] if kind == 'FILE' else text.splitlines() or ['']
 
 
-def print_samples(model, vocabulary, prompts, where):
+def print_samples(model, vocabulary, prompts, torch_device):
     """Print prompts with their continuations: the first as it is made, and then the others, which were made with it."""
     stop = vocabulary.special['eot']
     ids = [vocabulary.encode(prompt, special=True) or [stop] for prompt in prompts]
     longest = max(map(len, ids))
-    inputs = torch.tensor([row + [stop] * (longest - len(row)) for row in ids], device=where)
-    lengths = torch.tensor([len(row) for row in ids], device=where) if len(set(map(len, ids))) > 1 else None
+    inputs = torch.tensor([row + [stop] * (longest - len(row)) for row in ids], device=torch_device)
+    lengths = (
+        torch.tensor([len(row) for row in ids], device=torch_device) if len(set(map(len, ids))) > 1 else None
+    )
     print(vocabulary.decode(ids[0]), end='', flush=True)
     made, shown = [], 0
-    sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, stop=stop)
+    sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, stop=stop, compile=compile)
     for tokens in generate.stream(model, inputs, max_new_tokens, lengths, **sampling):
         made.append(tokens.tolist())
         text = vocabulary.decode(until(stop, made, row=0))
@@ -92,7 +94,7 @@ def until(stop, made, row):
 
 
 @torch.inference_mode()
-def print_fillings(model, vocabulary, prompt, where, count=5):
+def print_fillings(model, vocabulary, prompt, torch_device, count=5):
     """Print the likeliest tokens at each [MASK], with their probabilities."""
     special = vocabulary.special
     ids = [special['cls'], *vocabulary.encode(prompt, special=True), special['sep']]
@@ -104,7 +106,7 @@ def print_fillings(model, vocabulary, prompt, where, count=5):
         )
     if len(ids) > model.config.block_size:
         fail(f'the prompt is {len(ids)} tokens long, the model sees {model.config.block_size}')
-    logits = model(torch.tensor([ids], device=where))[0, masks].float()  # (number of masks, V)
+    logits = model(torch.tensor([ids], device=torch_device))[0, masks].float()  # (number of masks, V)
     print(prompt)
     for position, probabilities in zip(masks, logits.softmax(-1), strict=True):
         best = probabilities.topk(count)

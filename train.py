@@ -99,6 +99,11 @@ requeue = False  # on SIGUSR1, as of Slurm's --signal=USR1@120: put the job back
 SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
 
 
+def load_settings(argv=None):
+    """All settings as a dict, from a command line; those of the model are None unless given."""
+    return configure(globals(), argv, parts=[objectives], auto=['batch_size'], dataclass='model.py')
+
+
 def main(settings):
     """Train as the settings say -> exit code. However it ends, log.txt says how, and Python is as it was."""
     log = Log()
@@ -498,6 +503,4 @@ def log_line(record, tokens_per_step):
 
 
 if __name__ == '__main__':
-    raise SystemExit(
-        main(configure(globals(), parts=[objectives], auto=['batch_size'], dataclass='model.py'))
-    )
+    raise SystemExit(main(load_settings()))

@@ -1,4 +1,4 @@
-"""What lasts: a checkpoint is a directory OUT_DIR/step-00001000/ that needs nothing else to be used.
+"""Checkpoints: a checkpoint is a directory OUT_DIR/step-00001000/ that needs nothing else to be used.
 
     model.safetensors  config.json     the model
     tokenizer.json or tokenizer.txt    its vocabulary; tokenizer_config.json, of conversations, the chat template
@@ -6,8 +6,8 @@
     state.json                         step, losses, settings, vocabulary
     SHA256SUMS                         of all of these, as `sha256sum -c SHA256SUMS` reads it; written last
 
-It is written beside its place and renamed when complete: what bears the name was whole once, and is taken only if it
-still is. At every instant a whole one is in its place, once there has been one.
+It is written under a hidden name and renamed when complete, and read only if its checksums still fit. At every instant
+an intact one is in its place, once there has been one. What it holds may come from anybody: nothing in it is run.
 """
 
 import json
@@ -17,6 +17,7 @@ import re
 import shutil
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -25,22 +26,67 @@ from safetensors import SafetensorError
 import tokenizer
 from common import fail, reason, sha256
 from infra import mesh
-from infra.runtime import user_errors
+from infra.runtime import run_on_rank0, user_errors
 from model import Transformer
 from pretrained import PRETRAINED
 
 SUMS = 'SHA256SUMS'
 FILES = ('config.json', 'model.safetensors', 'optimizer.pt', 'state.json')  # that each has
 
+# What is read of state.json, and of which type; val_loss is None where it was not evaluated.
+NUMBER = (int, float, type(None))
+STATE = dict(
+    step=int, run=str, val_loss=NUMBER, best_val_loss=NUMBER, best_step=int, rows=int, rows_skipped=int
+)
+STATE |= dict(settings=dict, tokenizer_hash=str, mixture=dict, data_hash=dict)
+COUNTS = [name for name, kind in STATE.items() if kind is int]
+
+
+class Saver:
+    """Checkpoints written in the background by rank 0 while training goes on, one after the other."""
+
+    def __init__(self, log):
+        self.log, self.executor, self.writing = log, ThreadPoolExecutor(1), None
+
+    def save(self, out_dir, state, model, optimizers, scaler, vocabulary_dir, keep=1):
+        """Copy the present state and start to write it, when the write before it is done. All processes take part."""
+        self.wait()
+        copies = gather(model, optimizers, scaler)
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+            self.writing = self.executor.submit(
+                save, out_dir, dict(state), model, copies, vocabulary_dir, keep
+            )
+
+    def failed(self):
+        """Whether the last write has failed, without waiting for it; says so if it succeeded."""
+        if self.writing and self.writing.done() and not self.writing.exception():
+            self.finish()
+        return bool(self.writing and self.writing.done())
+
+    def wait(self):
+        """Wait for the last write and say where it is; ends the program, in all processes, if it failed."""
+        run_on_rank0(self.finish)
+
+    def finish(self):
+        writing, self.writing = self.writing, None
+        try:
+            if writing:
+                self.log(f'saved {writing.result()}')
+        except OSError as e:
+            fail(e)
+
 
 def gather(model, optimizers, scaler):
-    """What `save` writes, as copies on rank 0: weights, optimizers and scaler. All processes take part, as each may hold but a part."""
-    weights = mesh.whole_weights(model)
-    return weights, {'optimizers': [mesh.whole_state(o) for o in optimizers], 'scaler': scaler.state_dict()}
+    """What `save` writes, as copies on rank 0: weights, optimizers and scaler. All processes take part."""
+    weights = mesh.full_weights(model)
+    return weights, {
+        'optimizers': [mesh.full_optimizer_state(o) for o in optimizers],
+        'scaler': scaler.state_dict(),
+    }
 
 
 def save(out_dir, state, model, gathered, vocabulary_dir, keep=1):
-    """Write the checkpoint of state['step'], then delete those that are neither the `keep` newest nor the best -> its path.
+    """Write the checkpoint of state['step'], then delete all but the `keep` newest and the best -> its path.
 
     Raises OSError where that cannot be done, and leaves nothing of it.
     """
@@ -56,33 +102,34 @@ def save(out_dir, state, model, gathered, vocabulary_dir, keep=1):
                 shutil.copyfile(Path(vocabulary_dir, name), partial / name)
         torch.save(tensors, partial / 'optimizer.pt')
         (partial / 'state.json').write_text(json.dumps(state, indent=2) + '\n')
-        seal(partial)
+        write_checksums(partial)
         for path in (*partial.iterdir(), partial):
-            flush(path)
+            fsync(path)
         # an earlier run's, or one that is evaluated only now: it stays in sight until the new one is
         if final.exists():
             remove(old := final.with_suffix('.old'))
             final.rename(old)
         partial.rename(final)
-        flush(out_dir)
+        fsync(out_dir)
         prune(out_dir, final, state['run'], keep)
     # a full disk is a RuntimeError to torch and a SafetensorError to safetensors
     except (OSError, RuntimeError, SafetensorError) as e:
         shutil.rmtree(partial, ignore_errors=True)
-        words = f'cannot write the checkpoint {final}: {reason(e)}; those before it are as they were'
-        raise OSError(words) from None
+        raise OSError(
+            f'cannot write the checkpoint {final}: {reason(e)}; those before it are as they were'
+        ) from e
     return final
 
 
-def seal(path):
-    """Write the SHA256SUMS of a directory: what it holds now is how it should be."""
+def write_checksums(path):
+    """Write the SHA256SUMS of a directory."""
     files = sorted(file for file in Path(path).iterdir() if file.name != SUMS)
     Path(path, SUMS).write_text(''.join(f'{sha256(file)}  {file.name}\n' for file in files))
 
 
 def prune(out_dir, newest, run, keep):
-    """Delete all but the `keep` newest of a run and its best; also what is newer, which it has gone back from."""
-    states = {path: state for path in every(out_dir) if (state := readable_state(path))}
+    """Delete all but the `keep` newest of a run and its best; also those of steps that a rollback has undone."""
+    states = {path: state for path in list_checkpoints(out_dir) if (state := readable_state(path))}
     own = [path for path in states if states[path]['run'] == run and path <= newest]
     kept = {*own[-keep:], min(reversed(own), key=lambda path: loss_of(states[path]))}
     for path in states.keys() - kept:  # an earlier run's as well, once this one has something to show
@@ -98,7 +145,7 @@ def remove(path):
         shutil.rmtree(hidden)
 
 
-def flush(path):
+def fsync(path):
     """Have a file, or a directory's entries, on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -107,8 +154,8 @@ def flush(path):
         os.close(descriptor)
 
 
-def every(out_dir, run=None):
-    """All checkpoints of a directory, or of one run in it, oldest first, whole or damaged.
+def list_checkpoints(out_dir, run=None):
+    """All checkpoints of a directory, or of one run in it, oldest first, intact or not.
 
     One that ends in .old is about to be replaced by another of its step.
     """
@@ -120,11 +167,13 @@ def every(out_dir, run=None):
     return [path for path in found if run is None or (readable_state(path) or {}).get('run') == run]
 
 
-def damage(path, but=()):
+def find_damage(path, but=()):
     """What is wrong with a checkpoint, in a few words; '' if all its files but some are what was written."""
     try:
         lines = Path(path, SUMS).read_text().splitlines()
         sums = {name: digest for digest, name in (line.split('  ') for line in lines)}
+        if any(name != Path(name).name for name in sums):  # it leads out of the directory
+            return f'{SUMS} is damaged'
         for name in (*FILES, *sums):
             if name not in but and sha256(Path(path, name)) != sums.get(name):
                 return f'{name} is not what {SUMS} says'
@@ -135,36 +184,40 @@ def damage(path, but=()):
     return '' if readable_state(path) else 'state.json is damaged'
 
 
-def first_whole(paths, out_dir, but=()):
-    """The first of some checkpoints that is whole, telling which were passed over; ends the program if none is."""
+def warn(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+def first_intact(paths, out_dir, but=(), log=warn):
+    """The first of some checkpoints that is intact, naming those passed over; ends the program if none is."""
     damaged = []
     for path in paths:
-        if not (wrong := damage(path, but)):
+        if not (wrong := find_damage(path, but)):
             for line in damaged:
-                print(f'passed over {line}', file=sys.stderr, flush=True)
+                log(f'passed over {line}')
             return path
         damaged.append(f'{path}, which is damaged: {wrong}')
     if damaged:
-        fail(f'no checkpoint in {out_dir} is whole: ' + '; '.join(damaged))
+        fail(f'no checkpoint in {out_dir} is intact: ' + '; '.join(damaged))
     fail(f'there is no checkpoint in {out_dir}; train one first, or name another --out_dir')
 
 
-def latest(out_dir, run=None):
-    """The newest whole checkpoint of a directory, or of one run in it; ends the program if there is none."""
-    return first_whole(reversed(every(out_dir, run)), out_dir)
+def latest(out_dir, run=None, log=warn):
+    """The newest intact checkpoint of a directory, or of one run in it; ends the program if there is none."""
+    return first_intact(reversed(list_checkpoints(out_dir, run)), out_dir, log=log)
 
 
 def best(out_dir):
-    """The whole checkpoint with the lowest validation loss; the newest if none was evaluated. A checkpoint is its own best.
+    """The intact checkpoint with the lowest validation loss; the newest if none was evaluated. A checkpoint is its own best.
 
     Its optimizer.pt is not looked at, and may be deleted.
     """
     if Path(out_dir, 'state.json').exists():
         paths = [Path(out_dir)]
-    else:  # those that cannot be read come first, and are told
-        states = {path: readable_state(path) for path in reversed(every(out_dir))}
+    else:  # those that cannot be read come first, and are named
+        states = {path: readable_state(path) for path in reversed(list_checkpoints(out_dir))}
         paths = sorted(states, key=lambda path: loss_of(states[path]) if states[path] else -math.inf)
-    return first_whole(paths, out_dir, but=('optimizer.pt',))
+    return first_intact(paths, out_dir, but=('optimizer.pt',))
 
 
 def loss_of(state):
@@ -175,14 +228,14 @@ def loss_of(state):
 
 def readable_state(path):
     """state.json of a checkpoint as a dict, None if it is damaged."""
-    number = (int, float, type(None))
-    form = dict(step=int, run=str, val_loss=number, best_val_loss=number, best_step=int, rows=int, ahead=int)
-    form |= dict(settings=dict, tokenizer_hash=str, special=dict, mixture=dict, data_hash=dict)
     try:
         state = json.loads(Path(path, 'state.json').read_text())
-        whole = all(isinstance(state[name], kind) for name, kind in form.items())
-        counts = [state[name] for name, kind in form.items() if kind is int]
-        return state if whole and 0 <= min(counts) and max(counts) < 2**40 else None
+        intact = all(isinstance(state[name], kind) for name, kind in STATE.items())
+        intact &= all(0 <= state[name] < 2**40 for name in COUNTS)
+        intact &= all(
+            re.fullmatch(r'\d{1,20}(/[1-9]\d{0,19})?', share) for share in state['mixture'].values()
+        )
+        return state if intact else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
@@ -192,16 +245,17 @@ def read_state(path):
     return readable_state(path) or fail(f'the checkpoint {path} is damaged: state.json')
 
 
-def find(init_from, out_dir):
-    """The checkpoint that init_from means: the best of out_dir for 'resume', or of the run it names; None if it names none."""
+def resolve(init_from, out_dir):
+    """The checkpoint that init_from means: the best of out_dir for 'resume', or of the run it names; None if it is no run."""
     if init_from == 'resume':
         return best(out_dir)
-    return best(init_from) if every(init_from) or Path(init_from, 'state.json').exists() else None
+    is_run = list_checkpoints(init_from) or Path(init_from, 'state.json').exists()
+    return best(init_from) if is_run else None
 
 
 def load(init_from, out_dir):
     """(model, vocabulary) of what init_from means."""
-    source = find(init_from, out_dir) or init_from
+    source = resolve(init_from, out_dir) or init_from
     return load_model(source), load_vocabulary(source)
 
 
@@ -223,7 +277,7 @@ def load_model(source, **changes):
 
 
 def load_optimizers(path, optimizers, scaler):
-    """Put the optimizers and the scaler back into the state they had."""
+    """Put the optimizers and the scaler back into the state they had; ends the program if the file does not fit."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about pickles that torch has not written
@@ -231,7 +285,7 @@ def load_optimizers(path, optimizers, scaler):
             saved = torch.load(Path(path, 'optimizer.pt'), map_location='cpu', weights_only=True, mmap=True)
         for optimizer, state in zip(optimizers, saved['optimizers'], strict=True):
             chosen = [{k: v for k, v in group.items() if k != 'params'} for group in optimizer.param_groups]
-            optimizer.load_state_dict(mesh.part_of_state(state, optimizer))
+            optimizer.load_state_dict(mesh.sharded_optimizer_state(state, optimizer))
             for group, settings in zip(optimizer.param_groups, chosen, strict=True):
                 group |= settings  # those of this command, not of the one that saved
             for p, values in optimizer.state.items():  # which torch leaves unchecked

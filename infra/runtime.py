@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -42,7 +41,7 @@ GPU_PEAKS = {
 
 @contextlib.contextmanager
 def user_errors():
-    """Turn the ValueError or OSError of code that knows nothing of scripts into the one line of a clean end."""
+    """End the program with one line where a ValueError or OSError is raised, as by code that is no script's."""
     try:
         yield
     except (ValueError, OSError) as e:
@@ -52,22 +51,19 @@ def user_errors():
 def choose_device(device):
     """'auto' or torch's name of a device -> torch.device. Under torchrun a CUDA process gets the GPU of its local rank."""
     if device == 'auto':
-        device = (
-            'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-        )
+        found = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
+        device = next(name for name, is_there in found.items() if is_there)
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        fail(f'device = {device!r} is none that torch knows: auto, cpu, cuda, cuda:1, mps')
-    if chosen.type not in ('cpu', 'cuda', 'mps'):
+        chosen = None
+    if chosen is None or chosen.type not in ('cpu', 'cuda', 'mps'):
         fail(f'device = {device!r} is none of auto, cpu, cuda, cuda:1, mps')
     if chosen.type == 'cuda':
         index = int(os.environ.get('LOCAL_RANK', chosen.index or 0))
-        needed = int(os.environ.get('LOCAL_WORLD_SIZE', index + 1))
-        if needed > torch.cuda.device_count():
-            fail(
-                f'device = {device!r} needs {needed} GPUs, torch sees {torch.cuda.device_count()}; try --device=cpu'
-            )
+        needed, seen = int(os.environ.get('LOCAL_WORLD_SIZE', index + 1)), torch.cuda.device_count()
+        if needed > seen:
+            fail(f'device = {device!r} needs {needed} GPUs, torch sees {seen}; try --device=cpu')
         chosen = torch.device('cuda', index)
         torch.cuda.set_device(chosen)
         torch.set_float32_matmul_precision('high')  # TF32
@@ -81,10 +77,8 @@ def choose_dtype(dtype, device):
     types = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
     if dtype == 'auto':
         if device.type == 'cuda':
-            return (
-                torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-            )
-        return torch.bfloat16 if device.type == 'cpu' and cpu_has_bf16() else torch.float32
+            return types['bfloat16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float16']
+        return types['bfloat16' if device.type == 'cpu' and cpu_has_bf16() else 'float32']
     if dtype not in types:
         fail(f'dtype = {dtype!r} is none of auto, {", ".join(types)}')
     return types[dtype]
@@ -114,8 +108,8 @@ def why_not_compile(device):
     return 'torch.compile is young on MPS' if device.type == 'mps' else ''
 
 
-def join_processes(backend, device, timeout):
-    """Join the other processes if torchrun started this one -> (rank, world_size).
+def init_distributed(backend, device, timeout):
+    """torch.distributed, if torchrun started this process -> (rank, world_size).
 
     timeout: seconds that a process waits for another before it says so itself (faults.py); a little later torch ends it.
     """
@@ -126,19 +120,19 @@ def join_processes(backend, device, timeout):
     backends = 'cpu:gloo,cuda:nccl' if backend == 'nccl' else backend
     timeout = timedelta(seconds=timeout + 10)
     store, rank, world_size = next(torch.distributed.rendezvous('env://', timeout=timeout))
-    store = fresh(store, rank, world_size, timeout)
+    store = store_of_this_start(store, rank, world_size, timeout)
     torch.distributed.init_process_group(
         backends, store=store, rank=rank, world_size=world_size, timeout=timeout
     )
     return rank, world_size
 
 
-def fresh(store, rank, world_size, timeout):
-    """A store through which processes find each other, without what an earlier start of them has left in it.
+def store_of_this_start(store, rank, world_size, timeout):
+    """The part of torch.distributed's key-value store that belongs to this start of the processes.
 
-    torchrun has one for all its restarts, where they may find the addresses of the dead (pytorch issue 135712). So rank 0
-    counts the starts, and answers the others under the number of this one. That what they read there is not of an earlier
-    start they know when it answers the call of their own. Raises a RuntimeError when timeout, a timedelta, is over.
+    torchrun keeps one store over restarts, where they may find the addresses of dead processes (pytorch issue 135712). So
+    rank 0 counts the starts and answers each other rank under the number of this one, repeating the random call that it
+    finds there: an answer with its own call is not of an earlier start. Raises RuntimeError after timeout, a timedelta.
     """
     if rank == 0:
         start = store.add('start', 1)
@@ -157,14 +151,14 @@ def fresh(store, rank, world_size, timeout):
     return torch.distributed.PrefixStore(str(start), store)
 
 
-def sum_over_processes(tensor, group=None):
+def all_reduce_sum(tensor, group=None):
     """Add up a tensor over the processes, or a group of them, in place, and return it."""
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(tensor, group=group)
     return tensor
 
 
-def highest_of_processes(number):
+def all_reduce_max(number):
     """The highest that any process gives, an int."""
     tensor = torch.tensor(number)
     if torch.distributed.is_initialized():
@@ -172,29 +166,27 @@ def highest_of_processes(number):
     return int(tensor)
 
 
-def by_rank_0(function, *args):
-    """What a function returns, as JSON can hold it, in all processes; only that of rank 0 calls it.
+def run_on_rank0(function, *args):
+    """Call a function on rank 0 only -> what it returns there, in all processes, which wait for it.
 
-    Where it ends the program there, with a line that says why, the others end as well. They wait for it.
+    Where it ends the program, with a line that says why, the others end as well.
     """
     if not torch.distributed.is_initialized():
         return function(*args)
-    told, ending = b'', None
+    result, ending = [None, False], SystemExit(2)
     if torch.distributed.get_rank() == 0:
         try:
-            told = json.dumps(function(*args)).encode()
+            result = [function(*args), True]
         except SystemExit as e:
             ending = e
-    length = highest_of_processes(len(told))
-    letters = torch.frombuffer(bytearray(told.ljust(max(length, 1))), dtype=torch.uint8)
-    torch.distributed.broadcast(letters, 0)
-    if not length:
-        raise ending or SystemExit(2)
-    return json.loads(bytes(letters.tolist()))
+    torch.distributed.broadcast_object_list(result, device=torch.device('cpu'))
+    if not result[1]:
+        raise ending
+    return result[0]
 
 
 def pin(batch, device):
-    """A batch (dict of tensors) in memory that stays where it is, from which copies to a GPU overlap with its work."""
+    """A batch (dict of tensors) in pinned memory if the device is a GPU: copies to it overlap with its work."""
     return {name: t.pin_memory() for name, t in batch.items()} if device.type == 'cuda' else batch
 
 
@@ -204,7 +196,7 @@ def to_device(batch, device):
 
 
 def peak_flops(device, dtype):
-    """FLOP/s this device could do at best in dtype: a GPU's data sheet, measured on a CPU, 0 where unknown."""
+    """Highest FLOP/s of the device in dtype: a GPU's by its data sheet, a CPU's as measured, 0 where unknown."""
     if device.type == 'cuda':
         name = torch.cuda.get_device_name(device)
         peak = next((peak for gpu, peak in GPU_PEAKS.items() if re.search(rf'\b{gpu}\b', name)), 0)
@@ -222,7 +214,7 @@ def measured_matmul_flops(dtype, n=1024, seconds=0.2):
 
 
 def keep_freed_memory():
-    """Have malloc keep what is freed, for the next step: to give pages back and to take them again, cleared, costs a tenth of one.
+    """Have malloc keep freed memory for the next step; giving pages back and taking them again costs a tenth of one.
 
     glibc's only (mallopt: M_TRIM_THRESHOLD never, M_MMAP_MAX none); other systems go on as before.
     """

@@ -44,13 +44,16 @@ def one_line(command, cwd, *words, **env):
 @contextlib.contextmanager
 def settings_of(script, flags):
     """Within it, an imported script has the settings of a command line, handed out as a dict; later its own again."""
+    import objectives
     from configurator import configure
 
-    own = dict(vars(script))
+    load = getattr(script, 'load_settings', lambda argv: configure(vars(script), argv))
+    own = {module: dict(vars(module)) for module in (script, objectives)}
     try:
-        yield configure(vars(script), flags.split() if isinstance(flags, str) else flags)
+        yield load(flags.split() if isinstance(flags, str) else flags)
     finally:
-        vars(script).update(own)
+        for module, before in own.items():
+            vars(module).update(before)
 
 
 @contextlib.contextmanager

@@ -38,9 +38,9 @@ def save(workspace, tmp_path):
 
     def save(step, val_loss, run='a', out_dir=tmp_path / 'out', made=made, keep=1):
         state = dict(
-            step=step, val_loss=val_loss, run=run, best_val_loss=math.inf, best_step=0, rows=4, ahead=0
+            step=step, val_loss=val_loss, run=run, best_val_loss=math.inf, best_step=0, rows=4, rows_skipped=0
         )
-        state |= dict(settings={}, tokenizer_hash='', special={}, mixture={}, data_hash={})
+        state |= dict(settings={}, tokenizer_hash='', mixture={}, data_hash={})
         gathered = checkpoint.gather(*made)
         return checkpoint.save(out_dir, state, made[0], gathered, workspace / 'data' / 'tiny', keep)
 
@@ -48,7 +48,7 @@ def save(workspace, tmp_path):
 
 
 def steps(out_dir):
-    return [checkpoint.read_state(path)['step'] for path in checkpoint.every(out_dir)]
+    return [checkpoint.read_state(path)['step'] for path in checkpoint.list_checkpoints(out_dir)]
 
 
 def test_a_checkpoint_comes_back_and_needs_nothing_else(save, tmp_path, workspace, monkeypatch):
@@ -159,7 +159,7 @@ def test_what_a_crash_left_half_written_is_not_a_checkpoint(save, tmp_path):
     path, out = save(10, 1.0), tmp_path / 'out'
     shutil.copytree(path, out / '.step-00000020.partial')
     shutil.copytree(path, out / 'step-00000020.partial')
-    assert checkpoint.every(out) == [path]
+    assert checkpoint.list_checkpoints(out) == [path]
     assert save(20, 2.0).name == 'step-00000020' and steps(out) == [10, 20]
 
 
@@ -213,8 +213,10 @@ def test_killed_at_any_moment_a_whole_checkpoint_remains(save, tmp_path, monkeyp
                 finished = True
             except Killed:
                 finished = False
-        assert checkpoint.every(out) and not any(map(checkpoint.damage, checkpoint.every(out))), moment
-        for path in {*checkpoint.every(out), checkpoint.latest(out), checkpoint.best(out)}:
+        assert checkpoint.list_checkpoints(out) and not any(
+            map(checkpoint.find_damage, checkpoint.list_checkpoints(out))
+        ), moment
+        for path in {*checkpoint.list_checkpoints(out), checkpoint.latest(out), checkpoint.best(out)}:
             model, optimizers, scaler = parts(seed=1)
             assert checkpoint.load_model(path).config == model.config
             checkpoint.load_optimizers(path, optimizers, scaler)

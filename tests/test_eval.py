@@ -133,7 +133,7 @@ def test_each_part_of_a_mixture_is_scored_on_its_own(trained, tmp_path, monkeypa
     state = checkpoint.read_state('out')
     state['settings']['dataset'], state['mixture'] = 'tiny:3,back:1', {'tiny': '3/4', 'back': '1/4'}
     (tmp_path / 'out' / 'state.json').write_text(json.dumps(state))
-    checkpoint.seal('out')
+    checkpoint.write_checksums('out')
     epochs = [results['epochs'] for results in evaluate_each('', capsys, 'out')]
     assert epochs == pytest.approx([alone[0]['epochs'] * 3 / 4, alone[0]['epochs'] / 4])
 

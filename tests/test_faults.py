@@ -131,12 +131,12 @@ from infra import checkpoint
 import train
 from configurator import configure
 from pathlib import Path
-seal = checkpoint.seal
+write_checksums = checkpoint.write_checksums
 def slow(path):
     print('in the midst of', path, flush=True)
     time.sleep(1.5)
-    seal(path)
-checkpoint.seal = slow
+    write_checksums(path)
+checkpoint.write_checksums = slow
 raise SystemExit(train.main(configure(vars(train))))
 """
 
@@ -149,8 +149,8 @@ def test_sigterm_while_a_checkpoint_is_written_ends_with_it_and_one_of_the_step(
         rank(1, process).send_signal(signal.SIGTERM)
         step = int(re.search(r'stopped at step (\d+)', wait_for('stopped at step', process))[1])
     assert time.time() - began < 10
-    saved = checkpoint.every('out')
-    assert checkpoint.read_state(saved[-1])['step'] == step and not any(map(checkpoint.damage, saved))
+    saved = checkpoint.list_checkpoints('out')
+    assert checkpoint.read_state(saved[-1])['step'] == step and not any(map(checkpoint.find_damage, saved))
 
 
 def test_training_goes_on_while_a_checkpoint_is_written_of_the_step_it_was_asked_for(cwd):
@@ -175,7 +175,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_once_in_one_line(cw
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, 'seal', full)
+        patched.setattr(checkpoint, 'write_checksums', full)
         with ends_in_one_line(capsys, 'cannot write the checkpoint out/step-00000005', 'No space left'):
             train_here('--save_interval=5 --max_iters=100000')
     assert max(losses('out')) < 1000 and not os.path.exists('out/step-00000005')
@@ -224,7 +224,7 @@ def test_a_signal_before_the_first_step_ends_at_once(cwd):
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=5)
     assert process.returncode == 75 and 'SIGTERM before the first step' in output
-    assert 'Traceback' not in output and not checkpoint.every('out')
+    assert 'Traceback' not in output and not checkpoint.list_checkpoints('out')
 
 
 # --- processes that die and hang ---------------------------------------------------
@@ -261,7 +261,7 @@ def test_processes_find_those_of_their_own_start_in_a_store_that_has_seen_others
             time.sleep(number.random() / 5)
             timeout = datetime.timedelta(seconds=20 if len(ranks) == 3 else 0.5)
             client = torch.distributed.TCPStore('127.0.0.1', server.port, is_master=False, timeout=timeout)
-            store = runtime.fresh(client, rank, 3, timeout)
+            store = runtime.store_of_this_start(client, rank, 3, timeout)
             already = store.check(['2'])
             store.set(str(rank), token)
             return already and store.get('2'), [store.get(str(other)) for other in range(3)]
@@ -332,7 +332,7 @@ def not_a_number(monkeypatch, numbers):
 def test_a_bad_step_leaves_weights_and_optimizers_untouched(cwd, monkeypatch, flags):
     """One of two micro-batches of the last step is NaN: the checkpoint after it is that of before it, the scaler's apart."""
     train_here(f'{flags} --max_iters=12 --eval_interval=11', 'out')
-    before = checkpoint.every('out')[0] if flags else checkpoint.latest('out')
+    before = checkpoint.list_checkpoints('out')[0] if flags else checkpoint.latest('out')
     train_here(f'{flags} --max_iters=11 --eval_interval=11', 'before')
     with not_a_number(monkeypatch, {23}):
         told = train_here(f'{flags} --max_iters=12 --eval_interval=12 --save_interval=11', 'after')
@@ -370,12 +370,12 @@ def test_after_many_bad_steps_the_run_goes_back_and_takes_other_rows(cwd, monkey
         told = train_here(flags)
     assert 'back to out/step-00000010' in capsys.readouterr().out
     assert list(told) == list(range(20)) and None not in told.values()
-    assert checkpoint.read_state(checkpoint.latest('out'))['ahead'] == 5
+    assert checkpoint.read_state(checkpoint.latest('out'))['rows_skipped'] == 5
     # a run that goes on from there has them too
     with settings_of(train, f'{TINY} --out_dir=out'):
         pass
     again = train_here(f'{flags} --max_iters=22 --init_from=resume')
-    assert len(again) == 22 and checkpoint.read_state(checkpoint.latest('out'))['ahead'] == 5
+    assert len(again) == 22 and checkpoint.read_state(checkpoint.latest('out'))['rows_skipped'] == 5
 
 
 def test_when_every_step_is_bad_the_run_stops_with_its_last_good_checkpoint(cwd, monkeypatch, capsys):
@@ -385,7 +385,7 @@ def test_when_every_step_is_bad_the_run_stops_with_its_last_good_checkpoint(cwd,
     ):
         train_here('--save_interval=5 --max_bad_steps=3 --max_iters=60')
     saved = checkpoint.latest('out')
-    assert saved.name == 'step-00000010' and not checkpoint.damage(saved)
+    assert saved.name == 'step-00000010' and not checkpoint.find_damage(saved)
     assert all(p.isfinite().all() for p in checkpoint.load_model(saved).parameters())
 
 
@@ -395,7 +395,7 @@ def test_with_no_checkpoint_to_go_back_to_the_run_stops(cwd, monkeypatch, capsys
         ends_in_one_line(capsys, 'step 2', 'no checkpoint', '3 steps'),
     ):
         train_here('--max_bad_steps=3')
-    assert not checkpoint.every('out')
+    assert not checkpoint.list_checkpoints('out')
 
 
 def test_muon_without_a_bad_step_is_as_before():
@@ -415,8 +415,8 @@ def test_muon_without_a_bad_step_is_as_before():
 def test_a_spike_stands_out_and_noise_does_not():
     health = faults.Health('cpu')
     noise = np.random.default_rng(0).normal(3, 0.1, 1000)
-    assert max(health.height(loss) for loss in noise) < faults.SPIKE
-    assert health.height(4.5) > 10 and health.height(float('nan')) == 0
+    assert max(health.z_score(loss) for loss in noise) < faults.SPIKE
+    assert health.z_score(4.5) > 10 and health.z_score(float('nan')) == 0
 
 
 # --- going on ---------------------------------------------------------------------------
@@ -494,10 +494,10 @@ def test_a_damaged_checkpoint_is_passed_over_by_a_run_that_goes_on(cwd):
         and 'going on from out/step-00000010' in out
     )
     assert weights() == undisturbed
-    for path in checkpoint.every('out'):
+    for path in checkpoint.list_checkpoints('out'):
         (path / 'config.json').unlink()
-    one_line(f'train.py {flags} --init_from=resume', cwd, 'no checkpoint in out is whole', '00010', '00020')
-    one_line(f'train.py {flags} --init_from=auto', cwd, 'no checkpoint in out is whole')
+    one_line(f'train.py {flags} --init_from=resume', cwd, 'no checkpoint in out is intact', '00010', '00020')
+    one_line(f'train.py {flags} --init_from=auto', cwd, 'no checkpoint in out is intact')
 
 
 # --- data -------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def test_a_run_leaves_metrics_a_picture_and_one_checkpoint(cwd):
     assert (cwd / 'out/loss.png').read_bytes().startswith(b'\x89PNG') and os.path.getsize(
         'out/loss.png'
     ) > 5000
-    assert sorted(os.listdir('out')) == ['loss.png', 'metrics.jsonl', 'run', 'step-00000020']
+    assert sorted(os.listdir('out')) == ['log.txt', 'loss.png', 'metrics.jsonl', 'run', 'step-00000020']
     state = checkpoint.read_state('out/step-00000020')
     assert (state['step'], state['val_loss']) == (20, series(records, 'val_loss')[20])
 
@@ -286,7 +286,7 @@ def test_only_improvements_are_kept_if_so_asked(cwd):
     losses = series(train_here(f'{flags} --eval_interval=4 --always_save_checkpoint=False'), 'val_loss')
     best = min(losses, key=losses.get)
     assert 0 < best < 20
-    assert [path.name for path in checkpoint.every('out')] == [f'step-{best:08d}']
+    assert [path.name for path in checkpoint.list_checkpoints('out')] == [f'step-{best:08d}']
     assert checkpoint.read_state(checkpoint.latest('out'))['val_loss'] == losses[best]
 
 
@@ -357,7 +357,7 @@ def test_fine_tuning_starts_from_a_checkpoint_with_a_run_of_its_own(cwd, trained
     records = train_here(f'--init_from={source} --max_iters=1 --bias=True')
     expected = checkpoint.read_state(best)['val_loss']
     assert series(records, 'val_loss')[0] == pytest.approx(expected, abs=1e-5)
-    assert sorted(os.listdir('out')) == ['loss.png', 'metrics.jsonl', 'run', 'step-00000001']
+    assert sorted(os.listdir('out')) == ['log.txt', 'loss.png', 'metrics.jsonl', 'run', 'step-00000001']
 
 
 def test_fine_tuning_starts_from_what_transformers_saved(cwd):

@@ -111,14 +111,14 @@ def work(jobs):
     import train
     from infra import runtime
 
-    again = runtime.join_processes('', torch.device('cpu'), 600)
+    again = runtime.init_distributed('', torch.device('cpu'), 600)
     leave = torch.distributed.destroy_process_group
-    runtime.join_processes, torch.distributed.destroy_process_group = lambda *_: again, lambda: None
+    runtime.init_distributed, torch.distributed.destroy_process_group = lambda *_: again, lambda: None
     for (ddp, fsdp, tp), flags, stem, before in jobs:
         out = out_dir(stem, (ddp, fsdp, tp))
         if before and again[0] == 0:
             shutil.copytree(before, out)
-        runtime.sum_over_processes(torch.zeros(()))  # they wait for it
+        runtime.all_reduce_sum(torch.zeros(()))  # they wait for it
         resume = '--init_from=resume' if before else ''
         words = f'{TINY} {SHAPE} --out_dir={out} --fsdp={fsdp} --tp={tp} {resume} {flags}'
         with settings_of(train, words) as settings:
