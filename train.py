@@ -141,7 +141,7 @@ def train(settings, log, saver, watch):
     # The model, new or from a checkpoint: built whole on the CPU, then sharded or copied to the device.
     torch.manual_seed(seed)
     start, resuming = runtime.run_on_rank0(faults.choose_start, init_from, out_dir, log)
-    model, state = build_model(start, resuming, settings, meta)
+    model, state = build_model(start, resuming, settings, meta, log)
     run = Run(
         model, goal, meta, batch_size, gradient_accumulation_steps, max_iters, torch_device, precision, layout,
         compile, make_optimizers,
@@ -150,6 +150,11 @@ def train(settings, log, saver, watch):
     settings |= asdict(model.config) | dict(
         batch_size=run.rows, gradient_accumulation_steps=run.micro_batches
     )
+    batches = Batches(goal, dataset, 'train', run.rows, seed, meta, model.config)
+    evaluation = {
+        split: Batches(goal, dataset, split, run.rows, 0, meta, model.config, training=False)
+        for split in ('train', 'val')
+    }
     flops_per_token = model.flops_per_token(model.config.block_size, run.predicted())
     compiled = compile_model(model, torch_device, layout, log)
     mesh.place_model(model, layout, torch_device, precision)
@@ -166,12 +171,7 @@ def train(settings, log, saver, watch):
         checkpoint.load_optimizers(start, optimizers, scaler)
     forward = mesh.wrap_ddp(compiled, layout, torch_device)  # averages gradients during the backward pass
 
-    # The batches, and what is measured of the run.
-    batches = Batches(goal, dataset, 'train', run.rows, seed, meta, model.config)
-    evaluation = {
-        split: Batches(goal, dataset, split, run.rows, 0, meta, model.config, training=False)
-        for split in ('train', 'val')
-    }
+    # What is measured of the run.
     tokens_per_step = rows * model.config.block_size
     peak = runtime.peak_flops(torch_device, precision) * world_size
     announce(run, batches, meta, tokens_per_step, flops_per_token, peak, log)
@@ -300,7 +300,7 @@ def check_settings():
         fail(f'warmup_iters = {warmup_iters} should not exceed lr_decay_iters = {lr_decay_iters}')
 
 
-def build_model(start, resuming, settings, meta):
+def build_model(start, resuming, settings, meta, log):
     """(model, where the run stands): the step, the best validation loss so far and its step, an id of the run, and how many
     steps of rows were passed over.
     """
@@ -310,13 +310,15 @@ def build_model(start, resuming, settings, meta):
         with runtime.user_errors():
             model = Transformer(Config.of_arch(arch, **given, vocab_size=meta['vocab_size']))
     else:
-        own = resuming or not given['block_size']
-        block = 0 if own else given['block_size']
-        model = checkpoint.load_model(start, block_size=block, dropout=given['dropout'] or 0.0)
+        keep_positions = 0 if resuming else given['block_size'] or 0
+        model = checkpoint.load_model(start, block_size=keep_positions, dropout=given['dropout'] or 0.0)
         check_vocabulary(start, model, meta)
         for name, value in given.items():
-            if value is not None and value != getattr(model.config, name):
-                fail(f'{name} = {value!r} does not fit {start}, which has {getattr(model.config, name)!r}')
+            own = getattr(model.config, name)
+            if value not in (None, own) and resuming and name != 'dropout':
+                fail(f'{name} = {value!r} cannot change on resuming: {start} has {own!r}')
+            if value not in (None, own):
+                log(f'{name} = {value!r} is not used: {start} has {own!r}')
         if resuming:
             saved = checkpoint.read_state(start)
             state = {name: saved[name] for name in state}
@@ -355,7 +357,7 @@ def planned_run(settings, torch_device, precision, world_size):
     meta = read_meta(dataset) if known else dict(vocab_size=50257)
     start, resuming = faults.choose_start(init_from, out_dir, print)
     with torch.device('meta') if start == 'scratch' else nullcontext():  # which needs no memory
-        model, _ = build_model(start, resuming, settings, meta)
+        model, _ = build_model(start, resuming, settings, meta, print)
     layout = mesh.Layout(dp_size=world_size // tp, fsdp=fsdp, tp=tp)
     shape = (batch_size, gradient_accumulation_steps, max_iters)
     run = Run(

@@ -102,11 +102,12 @@ def test_a_masked_model_is_scored_at_15_percent_of_the_tokens(cwd, capsys):
     val = results['val']
     assert val['tokens'] == pytest.approx(0.15 * len(open_split('tiny', 'val', 32)), rel=0.05)
     assert 'bits_per_byte' not in val  # a masked model gives no probability of a text
-    model, special = checkpoint.load_model(checkpoint.best('out-bert')).eval(), read_meta('tiny')['special']
+    model, meta = checkpoint.load_model(checkpoint.best('out-bert')).eval(), read_meta('tiny')
     tokens, nats, right, count = open_split('tiny', 'val', 32).astype(np.int64), 0.0, 0, 0
     last = len(tokens) - 33
     for i, start in enumerate([*range(0, last, 32), last]):
-        batch = objectives.masked(tokens[None, start : start + 33], [i], 0, special, 512, 0.15)
+        rows = {'tokens': tokens[None, start : start + 33]}
+        batch = objectives.masked(rows, objectives.Context([i], 0, meta, None, training=False))
         with torch.no_grad():
             logits = model(batch['inputs'])[0]
         for t in (batch['targets'][0] != -100).nonzero()[:, 0]:

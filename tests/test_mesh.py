@@ -82,22 +82,19 @@ def test_dealt_out_to_one_process_a_model_computes_as_before(alone, arch, precis
             Config(vocab_size=60, block_size=16, n_layer=2, n_head=2, n_embd=16, **ARCHITECTURES[arch])
         )
         if deal:
-            mesh.deal_out(model, alone, precision)
+            mesh.shard_model(model, alone, precision)
         model.to(alone.device_type)
         ids = torch.arange(32, device=alone.device_type).view(2, 16)
         with torch.autocast(alone.device_type, precision, enabled=precision != torch.float32):
             loss = model(ids, ids)
         loss.backward()
         norm = mesh.clip_grad_norm_(model.parameters(), 1.0)
-        made.append([loss.detach(), norm, *(mesh.whole(p.grad, p) for p in model.parameters())])
-    exactly = dict(atol=0, rtol=0) if alone.device_type == 'cpu' else {}  # a GPU adds up in any order
+        made.append([loss.detach(), norm, *(mesh.full_tensor(p.grad) for p in model.parameters())])
+    # a GPU adds up in any order, and so do the gradients of what enters a block with the norms after the sum
+    exactly = (
+        dict(atol=0, rtol=0) if alone.device_type == 'cpu' and arch != 'bert' else dict(atol=5e-3, rtol=1e-4)
+    )
     torch.testing.assert_close(made[1], made[0], **exactly)
-
-
-def test_rows_are_dealt_by_parts_and_collected():
-    rows = torch.arange(8)  # 4 of queries, 2 of keys, 2 of values
-    assert mesh.dealt(rows, [4, 2, 2], 2).tolist() == [0, 1, 4, 6, 2, 3, 5, 7]
-    assert mesh.collected(mesh.dealt(rows, [4, 2, 2], 2), [4, 2, 2], 2).tolist() == list(range(8))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +103,7 @@ def test_rows_are_dealt_by_parts_and_collected():
 )
 def test_a_mesh_that_does_not_come_out_even_ends_in_one_line(capsys, processes, fsdp, tp, words):
     with ends_in_one_line(capsys, *words):
-        mesh.lay_out(torch.device('cpu'), processes, fsdp, tp)
+        mesh.make_layout(torch.device('cpu'), processes, fsdp, tp)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +115,10 @@ def test_a_model_that_cannot_be_dealt_out_ends_in_one_line(capsys, precision, wo
     torch.distributed.init_process_group('fake', store=FakeStore(), rank=0, world_size=3)
     try:
         tp = 3 if precision == torch.float32 else 1
-        layout = mesh.lay_out(torch.device('cpu'), 3, 3 // tp, tp)
+        layout = mesh.make_layout(torch.device('cpu'), 3, 3 // tp, tp)
         model = Transformer(Config(vocab_size=60, block_size=16, n_layer=1, n_head=2, n_embd=16))
         with ends_in_one_line(capsys, *words):
-            mesh.share(model, layout, torch.device('cpu'), precision)
+            mesh.place_model(model, layout, torch.device('cpu'), precision)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -134,15 +131,13 @@ def test_a_process_holds_what_the_estimate_says(config, processes):
     torch.distributed.init_process_group('fake', store=FakeStore(), rank=0, world_size=processes)
     try:
         with settings_of(train, f'{ROOT}/config/{config}') as chosen:
-            names = ('block_size', 'n_layer', 'n_head', 'n_kv_head', 'n_embd', 'bias', 'bigrams')
-            shape = {name: chosen[name] for name in names} | ARCHITECTURES[chosen['arch']]
-            with torch.device('meta'):
-                model = Transformer(Config(vocab_size=50257, **shape))
-            shares = chosen['fsdp'], chosen['tp']
-            precision, adamw = torch.bfloat16, chosen['optimizer'] == 'adamw'
-            told = estimate.memory(model, 1, 0, 'cpu', precision, chosen['optimizer'], True, *shares)
-            mesh.deal_out(model, mesh.lay_out(torch.device('cpu'), processes, *shares).mesh, precision)
-            optimizers = train.make_optimizers(model, precision)
+            run = train.planned_run(chosen, torch.device('cpu'), torch.bfloat16, processes)
+            model, (fsdp, tp) = run.model, (run.layout.fsdp, run.layout.tp)
+            told = estimate.memory(run._replace(rows=1))
+            mesh.shard_model(
+                model, mesh.make_layout(torch.device('cpu'), processes, fsdp, tp).mesh, torch.bfloat16
+            )
+            optimizers = train.make_optimizers(model, torch.bfloat16)
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
         for group in optimizers[-1].param_groups:
@@ -155,5 +150,6 @@ def test_a_process_holds_what_the_estimate_says(config, processes):
         told['gradients'], rel=0.01
     )
     states = [t for state in optimizers[-1].state.values() for t in state.values() if t.dim()]
-    muon = 0 if adamw else sum(p.to_local().nbytes for g in optimizers[0].param_groups for p in g['params'])
+    matrices = [p for o in optimizers[:-1] for g in o.param_groups for p in g['params']]  # Muon's
+    muon = sum(p.to_local().nbytes for p in matrices)
     assert sum(t.to_local().nbytes for t in states) + muon == pytest.approx(told['optimizer'], rel=0.01)

@@ -10,7 +10,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-import kernels
 from generate import generate, prepare_model, sample
 from model import ARCHITECTURES, Config, Transformer
 

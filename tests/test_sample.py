@@ -107,11 +107,11 @@ def test_what_streams_is_what_was_made_whole_characters_only(cwd, capsys):
 def ends_at_once(cwd, tmp_path):
     """A directory with a model that always predicts the end of text, whatever it saw."""
     vocabulary = tokenizer.load('data/tiny')
-    model = Transformer(Config(vocab_size=512, block_size=32, n_layer=1, n_head=1, n_embd=8))
+    model = Transformer(Config(vocab_size=512, block_size=32, n_layer=1, n_head=1, n_embd=8, bias=True))
     with torch.no_grad():
-        model.norm_out.weight.zero_()
-        model.norm_out.bias.fill_(9.0)
-        model.tokens.weight[vocabulary.special['eot']] = 9.0
+        model.final_norm.weight.zero_()
+        model.final_norm.bias.fill_(9.0)
+        model.token_embedding.weight[vocabulary.special['eot']] = 9.0
     model.save(tmp_path)
     vocabulary.save(tmp_path)
     return tmp_path

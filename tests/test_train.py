@@ -16,7 +16,7 @@ from conftest import ROOT, TINY, ends_in_one_line, one_line, run, settings_of
 
 import train
 from infra import checkpoint
-from loader import open_split, read_rows
+from loader import Windows, open_split
 from model import Config, Transformer
 
 
@@ -55,6 +55,10 @@ def series(records, name='loss'):
     return {r['step']: r[name] for r in records if name in r}
 
 
+def rows_of(name, split, numbers, seed):
+    return Windows(open_split(name, split, 32), {}, 32, 33).read(numbers, seed)['tokens']
+
+
 def weights(out_dir):
     return (checkpoint.latest(out_dir) / 'model.safetensors').read_bytes()
 
@@ -71,9 +75,9 @@ def test_a_run_is_that_of_a_plain_loop_with_adamw_written_out(cwd):
     flags = '--init_from=start --max_iters=12 --grad_clip=0.5 --weight_decay=0.3 --beta1=0.8 --beta2=0.9'
     records = train_here(flags)
 
-    data, m, v = open_split('tiny', 'train', 32), {}, {}
+    m, v = {}, {}
     for step in range(12):
-        rows = torch.from_numpy(read_rows(data, 32, range(8 * step, 8 * step + 8), 1337))
+        rows = torch.from_numpy(rows_of('tiny', 'train', range(8 * step, 8 * step + 8), 1337))
         loss = torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
         model.zero_grad()
         loss.backward()
@@ -147,7 +151,7 @@ def nanogpt_learning_rate(it, learning_rate, warmup_iters, lr_decay_iters, min_l
 def rates(flags, steps=130):
     words = '--learning_rate=6e-4 --min_lr=6e-5 --lr_decay_iters=100 --max_iters=120 '
     with settings_of(train, words + flags):
-        return [train.learning_rate_at(step) for step in range(steps)]
+        return [6e-4 * train.lr_multiplier(step) for step in range(steps)]
 
 
 def test_cosine_is_nanogpts():
@@ -323,8 +327,8 @@ def test_a_mixture_is_trained_and_evaluated_in_its_proportions(cwd, capsys):
     records = train_here(f'--init_from=start --learning_rate=0 --min_lr=0 {MIXTURE} {flags}')
 
     def expected(split, seed):
-        tiny = read_rows(open_split('tiny', split, 32), 32, range(14), seed)
-        back = read_rows(open_split('back', split, 32), 32, range(6), seed)
+        tiny = rows_of('tiny', split, range(14), seed)
+        back = rows_of('back', split, range(6), seed)
         return pytest.approx(mean_loss(model, np.concatenate([tiny, back])), abs=1e-5)
 
     assert np.mean(list(series(records).values())) == expected('train', 1337)
@@ -365,7 +369,7 @@ def test_fine_tuning_starts_from_what_transformers_saved(cwd):
     theirs = transformers.GPT2LMHeadModel(config).eval()
     theirs.save_pretrained(cwd / 'theirs')
     records = train_here('--init_from=theirs --max_iters=10')
-    rows = torch.from_numpy(read_rows(open_split('tiny', 'val', 32), 32, range(8), 0))
+    rows = torch.from_numpy(rows_of('tiny', 'val', range(8), 0))
     with torch.no_grad():
         logits = theirs(rows[:, :-1]).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
