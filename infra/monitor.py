@@ -57,7 +57,7 @@ class Log:
 
     def __exit__(self, kind, error, trace):
         if isinstance(error, UserError):
-            self.end(f'error: {error.message}')
+            self.end(f'error: {error}')
         elif error is not None and not isinstance(error, SystemExit):
             self.end(f'{kind.__name__}: {error}', ''.join(traceback.format_exception(kind, error, trace)))
 

@@ -1,6 +1,7 @@
 """checkpoint.py: what stays, what survives a crash or a full disk, and what is not executed."""
 
 import contextlib
+import json
 import math
 import os
 import pickle
@@ -278,6 +279,42 @@ def test_a_pickle_with_code_in_it_is_refused_without_running_it(save, tmp_path, 
     with ends_in_one_line(capsys, 'cannot load', 'optimizer.pt'):
         checkpoint.load_optimizers(path, optimizers, scaler)
     assert not (tmp_path / 'sprung').exists()
+
+
+def test_a_name_in_the_checksums_that_leads_elsewhere_is_not_followed(save, tmp_path, monkeypatch):
+    path = save(1, 1.0)
+    (tmp_path / 'out/x').write_text('')
+    with open(path / 'SHA256SUMS', 'a') as f:
+        f.write(f'{checkpoint.sha256(tmp_path / "out/x")}  ../x\n')
+    monkeypatch.setattr(checkpoint, 'sha256', None)  # nothing is read
+    assert checkpoint.find_damage(path) == 'SHA256SUMS is damaged'
+
+
+@pytest.mark.parametrize(
+    'name, changes',
+    [
+        ('state.json', dict(step='1')),
+        ('state.json', dict(step=-1)),
+        ('state.json', dict(rows=2**70)),
+        ('state.json', dict(val_loss='low')),
+        ('state.json', dict(settings=[])),
+        ('state.json', dict(mixture=dict(tiny='1/0'))),
+        ('state.json', dict(mixture=dict(tiny=[]))),
+        ('config.json', dict(n_layer=2**40)),
+        ('config.json', dict(n_layer=-1)),
+        ('config.json', dict(n_embd='wide')),
+        ('config.json', dict(n_embd=2**29)),
+        ('config.json', dict(vocab_size=2**30)),
+        ('config.json', dict(arch=[])),
+        ('config.json', dict(no_such_setting=1)),
+    ],
+)
+def test_senseless_values_with_checksums_that_fit_end_in_one_line(save, tmp_path, capsys, name, changes):
+    path = save(1, 1.0)
+    (path / name).write_text(json.dumps(json.loads((path / name).read_text()) | changes))
+    checkpoint.write_checksums(path)
+    with ends_in_one_line(capsys, *[str(path)] * (name == 'state.json')):
+        checkpoint.load('resume', tmp_path / 'out')
 
 
 def test_damaged_files_end_in_one_line(save, tmp_path, capsys):

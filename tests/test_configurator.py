@@ -268,6 +268,14 @@ def test_only_the_first_process_of_a_machine_speaks(settle, monkeypatch, capfd):
         assert end.value.code == 2 and capfd.readouterr().err.count('\n') == lines
 
 
+def test_debug_shows_where_a_mistake_was_found(settle, monkeypatch, capfd):
+    monkeypatch.setenv('DEBUG', '1')
+    with pytest.raises(common.UserError) as end:
+        settle('--stpes=3')
+    err = capfd.readouterr().err
+    assert 'in configure' in err and err.splitlines()[-1] == f'error: {end.value}'
+
+
 def test_help_prints_the_block_with_its_comments_and_ends_well(settle, capsys):
     with pytest.raises(SystemExit) as end:
         settle('--steps=nonsense', '--help')
