@@ -99,11 +99,11 @@ def test_as_many_of_the_newest_stay_as_are_to_be_kept_and_the_best(save, tmp_pat
 def damages(path):
     """Each file cut off, with one bit changed, emptied, gone: what to do to it, and its name."""
     for file in sorted(path.iterdir()):
-        whole = file.read_bytes()
-        middle = len(whole) // 2
+        original = file.read_bytes()
+        middle = len(original) // 2
         for spoilt in (
-            whole[:middle],
-            whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+            original[:middle],
+            original[:middle] + bytes([original[middle] ^ 1]) + original[middle + 1 :],
             b'',
             None,
         ):
@@ -111,7 +111,7 @@ def damages(path):
             if spoilt is not None:
                 file.write_bytes(spoilt)
             yield file.name
-            file.write_bytes(whole)
+            file.write_bytes(original)
 
 
 def test_whatever_happens_to_a_file_of_the_newest_the_one_before_is_taken_and_said(save, tmp_path, capsys):
@@ -122,15 +122,15 @@ def test_whatever_happens_to_a_file_of_the_newest_the_one_before_is_taken_and_sa
     for name in damages(newest):
         capsys.readouterr()
         assert checkpoint.latest(out).name == 'step-00000001'
-        told = capsys.readouterr().err
-        assert told.startswith(f'passed over {newest}') and told.count('\n') == 1, told
-        assert name in told or name == 'SHA256SUMS'
+        said = capsys.readouterr().err
+        assert said.startswith(f'passed over {newest}') and said.count('\n') == 1, said
+        assert name in said or name == 'SHA256SUMS'
         if name not in ('optimizer.pt', 'SHA256SUMS'):
             assert checkpoint.best(out).name == 'step-00000001'
     assert checkpoint.latest(out) == newest  # all was put back
 
 
-def test_with_none_whole_one_line_names_all(save, tmp_path, capsys):
+def test_with_none_intact_one_line_names_all(save, tmp_path, capsys):
     save(1, 1.0, keep=2)
     for path in (save(2, 0.5, keep=2), tmp_path / 'out/step-00000001'):
         (path / 'state.json').unlink()
@@ -169,7 +169,7 @@ class Killed(BaseException):
 
 
 def rmtree(path, ignore_errors=False):
-    """shutil's promises no order; this one lets a checkpoint look whole until the end."""
+    """shutil's promises no order; this one lets a checkpoint look intact until the end."""
     if ignore_errors and not os.path.isdir(path):
         return
     for name in sorted(os.listdir(path)):  # state.json comes after the weights
@@ -187,7 +187,7 @@ def rmtree(path, ignore_errors=False):
     ],
     ids=['deletes', 'new run', 'overwrites', 'new run overwrites'],
 )
-def test_killed_at_any_moment_a_whole_checkpoint_remains(save, tmp_path, monkeypatch, earlier, now):
+def test_killed_at_any_moment_an_intact_checkpoint_remains(save, tmp_path, monkeypatch, earlier, now):
     """The process ends before its nth change of the disk, for each n: every checkpoint listed can be loaded."""
     for moment in range(100):
         out, calls = tmp_path / f'out{moment}', 0
@@ -326,11 +326,11 @@ def test_damaged_files_end_in_one_line(save, tmp_path, capsys):
         ('state.json', lambda: checkpoint.best(tmp_path / 'out')),
         ('tokenizer.json', lambda: checkpoint.load('resume', path)),
     ):
-        whole = (path / name).read_bytes()
-        (path / name).write_bytes(whole[: len(whole) // 2])
+        original = (path / name).read_bytes()
+        (path / name).write_bytes(original[: len(original) // 2])
         with ends_in_one_line(capsys, str(path)):
             load()
-        (path / name).write_bytes(whole)
+        (path / name).write_bytes(original)
 
 
 def test_an_optimizer_of_another_model_ends_in_one_line(save, capsys):

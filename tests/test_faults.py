@@ -1,4 +1,4 @@
-"""faults.py: signals to one process of two, processes that die or hang, steps that are no good, what may change on resuming."""
+"""faults.py: signals to one process of two, processes that die or hang, bad steps, what may change on resuming."""
 
 import contextlib
 import datetime
@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import ROOT, TINY, ends_in_one_line, one_line, run, settings_of
+from conftest import ROOT, TINY, ends_in_one_line, run, settings_of
 
 import train
 from infra import checkpoint, faults, runtime
@@ -105,7 +105,7 @@ def wait_for(text, process):
     'flags, moment',
     [('--save_interval=50', 'step 60/'), ('--eval_iters=1000000 --eval_interval=20', 'step 19/')],
 )
-def test_sigterm_to_one_of_two_processes_ends_both_with_a_whole_checkpoint(cwd, flags, moment):
+def test_sigterm_to_one_of_two_processes_ends_both_with_an_intact_checkpoint(cwd, flags, moment):
     """In a step, and in an evaluation of tens of seconds."""
     (cwd / 'data' / 'long').mkdir()
     shutil.copy('data/tiny/tokenizer.json', 'data/long')
@@ -117,7 +117,7 @@ def test_sigterm_to_one_of_two_processes_ends_both_with_a_whole_checkpoint(cwd, 
     (cwd / 'data/long/meta.json').write_text(json.dumps(meta))
     first = '' if 'eval_iters' not in flags else '--eval_interval=20 --max_iters=19 --eval_iters=1'
     if first:  # up to just before the evaluation
-        run(f'train.py {LONG} --dataset=long {first}', cwd)
+        train_here(f'{LONG} --dataset=long {first}')
     flags += ' --init_from=auto'
     with started(f'{LONG} --dataset=long {flags}', *TWO) as process:
         wait_for(moment, process)
@@ -333,7 +333,7 @@ def test_a_process_that_waits_in_vain_says_where_and_ends(cwd):
     assert checkpoint.read_state(checkpoint.latest('out'))['step'] >= 60
 
 
-# --- steps that are no good ----------------------------------------------------------
+# --- bad steps -----------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -547,32 +547,31 @@ def test_auto_goes_on_where_there_is_a_checkpoint_and_begins_where_there_is_none
     assert train_here('--init_from=auto') == straight and weights() == weights('straight')
 
 
-def test_a_damaged_checkpoint_is_passed_over_by_a_run_that_goes_on(cwd):
-    flags = f'{TINY} --eval_interval=10 --keep=2 --out_dir=out'
-    run(f'train.py {flags}', cwd)
+def test_a_damaged_checkpoint_is_passed_over_by_a_run_that_goes_on(cwd, capsys):
+    train_here('--keep=2')
     undisturbed = weights()
     path = checkpoint.latest('out') / 'optimizer.pt'
     path.write_bytes(path.read_bytes()[:-1] + b'!')
-    out, _ = run(f'train.py {flags} --init_from=resume', cwd)
-    assert (
-        'passed over out/step-00000020' in out
-        and 'optimizer.pt' in out
-        and 'going on from out/step-00000010' in out
-    )
+    capsys.readouterr()
+    train_here('--keep=2 --init_from=resume')
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith('passed over out/step-00000020') and 'optimizer.pt' in said[0]
+    assert 'going on from out/step-00000010' in said[1] and said[0] in Path('out/log.txt').read_text()
     assert weights() == undisturbed
     for path in checkpoint.list_checkpoints('out'):
         (path / 'config.json').unlink()
-    one_line(f'train.py {flags} --init_from=resume', cwd, 'no checkpoint in out is intact', '00010', '00020')
-    one_line(f'train.py {flags} --init_from=auto', cwd, 'no checkpoint in out is intact')
+    for start in ('resume', 'auto'):
+        with ends_in_one_line(capsys, 'no checkpoint in out is intact', '00010', '00020'):
+            train_here(f'--keep=2 --init_from={start}')
 
 
 # --- data -------------------------------------------------------------------------------
 
 
-def spoil(where, split, place, value):
-    tokens = np.fromfile(where / f'{split}.bin', '<u2')
+def spoil(directory, split, place, value):
+    tokens = np.fromfile(directory / f'{split}.bin', '<u2')
     tokens[place] = value
-    tokens.tofile(where / f'{split}.bin')
+    tokens.tofile(directory / f'{split}.bin')
 
 
 def test_an_id_outside_the_vocabulary_ends_in_one_line(cwd, workspace, capsys):

@@ -90,7 +90,6 @@ def test_metrics_and_pictures_that_fail_are_said_once(tmp_path, monkeypatch, cap
     made.write(step=1, loss=float('nan'), train_loss=2.0, val_loss=2.0)
     made.plot()
     assert (tmp_path / 'loss.png').read_bytes().startswith(b'\x89PNG')
-    (tmp_path / 'metrics.jsonl').chmod(0)
     monkeypatch.setattr(made, 'path', tmp_path / 'nowhere' / 'metrics.jsonl')
     monkeypatch.setattr(monitor, 'draw', None)
     for _ in range(2):
