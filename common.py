@@ -8,11 +8,11 @@ import traceback
 
 
 class UserError(SystemExit):
-    """The end of a program by a mistake of its user, or of a file: exit code 2. Has the message."""
+    """The end of a program by a mistake of its user, or by a file: exit code 2. str() of it is the message."""
 
     def __init__(self, message):
-        super().__init__(2)
-        self.message = message
+        super().__init__(message)
+        self.code = 2
 
 
 def fail(message, mine=False):

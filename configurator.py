@@ -31,10 +31,10 @@ RANGE = re.compile(
 
 
 class Setting(NamedTuple):
-    """One line of a block: the expression assigned, an ast node, and the match of RANGE in its comment, if any."""
+    """One line of a block: the expression that it assigns, and the match of RANGE for the interval of its numbers."""
 
     value: ast.expr
-    range: re.Match | None
+    range: re.Match
 
 
 def quiet_on_interrupt(kind, error, trace):
@@ -78,7 +78,7 @@ def configure(script, argv=None, positional=(), parts=(), auto=(), dataclass=Non
     defaults = {name: value for block in blocks for name, value in block.items()}
     assert len(defaults) == sum(map(len, blocks)), 'two blocks have a setting of the same name'
     settings = defaults | dict.fromkeys(blocks[-1] if dataclass else ())
-    files = [each['__file__'] for each in scripts] + fields
+    files = [*(each['__file__'] for each in scripts), *fields]
     ranges = {name: setting.range for path in files for name, setting in read_block(path).items()}
 
     def assign(name, value, source):
@@ -86,8 +86,13 @@ def configure(script, argv=None, positional=(), parts=(), auto=(), dataclass=Non
             near = difflib.get_close_matches(name, defaults, n=1)
             advice = f'did you mean {near[0]}?' if near else '--help lists them'
             fail(f'{source}: there is no setting {name!r}; {advice}')
-        if value != 'auto' or name not in auto:
-            value = checked(name, value, defaults[name], ranges[name], source)
+        if wrong := out_of_range(name, value, ranges[name]):
+            fail(f'{source}: {wrong}')
+        default = defaults[name]
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default) and not (value == 'auto' and name in auto):
+            fail(f'{source}: {name} should be {type(default).__name__}, such as {default!r}, not {value!r}')
         settings[name] = value
 
     unfilled = list(positional)
@@ -135,7 +140,8 @@ def read_block(path):
         if isinstance(node, ast.Assign | ast.AnnAssign):
             comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found |= {target.id: Setting(node.value, RANGE.search(comment.rstrip())) for target in targets}
+            interval = RANGE.search(comment.rstrip()) or RANGE.search('[-inf, inf]')
+            found |= {target.id: Setting(node.value, interval) for target in targets}
     return found
 
 
@@ -156,20 +162,16 @@ def read_config_file(path, settings, defaults):
         exec(code, namespace)
     except Exception as e:
         fail(f'{path} stops with {type(e).__name__}: {e}')
-    # what it assigns, also to the value that was there
+    names = (node for node in ast.walk(tree) if isinstance(node, ast.Name))
     assigned = {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-    return {
-        name: value
-        for name, value in namespace.items()
-        if (name in assigned or value is not before[name] if name in before else not is_helper(name, value))
-    }
-
-
-def is_helper(name, value):
-    """Whether a name of a config file is no setting: private, an import or a function."""
-    return name.startswith('_') or isinstance(value, types.ModuleType) or callable(value)
+        node.id for node in names if isinstance(node.ctx, ast.Store)
+    }  # maybe the value that was there
+    for name in list(namespace):
+        value = namespace[name]
+        is_helper = name.startswith('_') or isinstance(value, types.ModuleType) or callable(value)
+        if name not in assigned and value is before[name] if name in before else is_helper:
+            del namespace[name]
+    return namespace
 
 
 def literal(text, default):
@@ -181,29 +183,17 @@ def literal(text, default):
     return value if isinstance(value, str) or not isinstance(default, str) else text
 
 
-def checked(name, value, default, interval, source):
-    """The value, made a float where one belongs; a number out of range or another type ends the program."""
-    if wrong := out_of_range(name, value, interval):
-        fail(f'{source}: {wrong}')
-    if isinstance(default, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(default):
-        fail(f'{source}: {name} should be {type(default).__name__}, such as {default!r}, not {value!r}')
-    return value
-
-
 def out_of_range(name, value, interval):
     """What is wrong with a number, or the first such number of a tuple, in words; '' if nothing is."""
-    low, high = (float(interval['low']), float(interval['high'])) if interval else (-math.inf, math.inf)
+    low, high = float(interval['low']), float(interval['high'])
     for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, bool) or not isinstance(number, int | float):
+        if type(number) not in (int, float):
             continue
-        if isinstance(number, int) and abs(number) >= 2**31 and not 2**31 < high < math.inf:
+        if type(number) is int and abs(number) >= 2**31 and not 2**31 < high < math.inf:
             return f'{name} should be less than 2 ** 31'
-        above = number >= low if not interval or interval['open'] == '[' else number > low
-        below = number <= high if not interval or interval['close'] == ']' else number < high
-        if not (above and below):  # NaN is neither
-            return f'{name} = {value!r} should ' + (f'lie in {interval[0]}' if interval else 'be a number')
+        at_end = (number == low and interval['open'] == '(') or (number == high and interval['close'] == ')')
+        if at_end or not low <= number <= high:  # NaN is in none
+            return f'{name} = {value!r} should lie in {interval[0]}'
     return ''
 
 

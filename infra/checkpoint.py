@@ -273,7 +273,7 @@ def load_model(source, **changes):
             return Transformer.from_pretrained(source, **changes)
         # a config.json may say anything
         except (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
-            raise ValueError(f'{source} holds no model that can be made: {reason(e)[:200]}') from None
+            raise ValueError(f'{source} holds no model that can be made: {reason(e)[:200]}') from e
 
 
 def load_optimizers(path, optimizers, scaler):

@@ -22,9 +22,7 @@ STOPPED = 75  # exit code (EX_TEMPFAIL of sysexits.h): ended before its time, th
 WRITE_FAILED = 1000  # takes the place of a signal's number, which is lower
 GO_ON = 'go on with the same command and --init_from=resume'
 SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
-SPIKE = (
-    6.0  # standard deviations above the mean of the losses before it from which a loss is logged as a spike
-)
+SPIKE = 6.0  # standard deviations above the mean of the last losses from which a loss is logged as a spike
 
 
 class Watch:
@@ -174,7 +172,7 @@ class Health:
 
 
 def rollback(out_dir, before, health, state, model, optimizers, scaler, log):
-    """Put everything where the last checkpoint has it, but for the rows, which go on after those just tried -> its path.
+    """Restore the last checkpoint, in place, and go on with the rows after those just tried -> its path.
 
     before: the path that this returned last time; ends the program if it would be the same, or if there is no checkpoint.
     """
@@ -200,7 +198,7 @@ def rollback_target(out_dir, before, streak, state, log):
 
 
 def choose_start(init_from, out_dir, log=checkpoint.warn):
-    """(what the model comes from: 'scratch', a checkpoint, a name or a directory; whether the run of that checkpoint goes on)."""
+    """(the source of the model: 'scratch', a checkpoint, a name or a directory; whether the run of that checkpoint goes on)."""
     noted = Path(out_dir, 'run')  # the latest run there
     again = (
         restarted()

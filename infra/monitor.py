@@ -16,7 +16,7 @@ from common import UserError, reason
 class Log:
     """log('a line') prints it, on rank 0, and appends it to OUT_DIR/log.txt; the last line there says how the run ended.
 
-    Lines are kept until `open` says where: what ends before it has an out_dir leaves nothing. Every process has a Log, as
+    Lines are kept until `open` names the directory: what ends before that writes nothing. Every process has a Log, as
     any may be the one to say how it ended: of several that do, the first is right, the others follow from it. As a
     context manager it logs the exception that ends the run, with its traceback unless it is a user's mistake.
     """
@@ -57,7 +57,7 @@ class Log:
 
     def __exit__(self, kind, error, trace):
         if isinstance(error, UserError):
-            self.end(f'error: {error.message}')
+            self.end(f'error: {error}')
         elif error is not None and not isinstance(error, SystemExit):
             self.end(f'{kind.__name__}: {error}', ''.join(traceback.format_exception(kind, error, trace)))
 
@@ -114,15 +114,11 @@ class Monitor:
                 partial.replace(self.path)
 
     def records(self):
-        """The records of metrics.jsonl; a crash may have left half a line, a disk anything."""
+        """The records of metrics.jsonl; a crash may have left half a line."""
         records = []
         for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
-            try:
-                record = json.loads(line)
-                if 'step' in record and all(isinstance(v, int | float | None) for v in record.values()):
-                    records.append(record)
-            except (ValueError, TypeError, AttributeError, RecursionError):
-                pass
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
         return records
 
     def write(self, **record):

@@ -1,6 +1,7 @@
 """checkpoint.py: what stays, what survives a crash or a full disk, and what is not executed."""
 
 import contextlib
+import json
 import math
 import os
 import pickle
@@ -98,11 +99,11 @@ def test_as_many_of_the_newest_stay_as_are_to_be_kept_and_the_best(save, tmp_pat
 def damages(path):
     """Each file cut off, with one bit changed, emptied, gone: what to do to it, and its name."""
     for file in sorted(path.iterdir()):
-        whole = file.read_bytes()
-        middle = len(whole) // 2
+        original = file.read_bytes()
+        middle = len(original) // 2
         for spoilt in (
-            whole[:middle],
-            whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+            original[:middle],
+            original[:middle] + bytes([original[middle] ^ 1]) + original[middle + 1 :],
             b'',
             None,
         ):
@@ -110,7 +111,7 @@ def damages(path):
             if spoilt is not None:
                 file.write_bytes(spoilt)
             yield file.name
-            file.write_bytes(whole)
+            file.write_bytes(original)
 
 
 def test_whatever_happens_to_a_file_of_the_newest_the_one_before_is_taken_and_said(save, tmp_path, capsys):
@@ -121,15 +122,15 @@ def test_whatever_happens_to_a_file_of_the_newest_the_one_before_is_taken_and_sa
     for name in damages(newest):
         capsys.readouterr()
         assert checkpoint.latest(out).name == 'step-00000001'
-        told = capsys.readouterr().err
-        assert told.startswith(f'passed over {newest}') and told.count('\n') == 1, told
-        assert name in told or name == 'SHA256SUMS'
+        said = capsys.readouterr().err
+        assert said.startswith(f'passed over {newest}') and said.count('\n') == 1, said
+        assert name in said or name == 'SHA256SUMS'
         if name not in ('optimizer.pt', 'SHA256SUMS'):
             assert checkpoint.best(out).name == 'step-00000001'
     assert checkpoint.latest(out) == newest  # all was put back
 
 
-def test_with_none_whole_one_line_names_all(save, tmp_path, capsys):
+def test_with_none_intact_one_line_names_all(save, tmp_path, capsys):
     save(1, 1.0, keep=2)
     for path in (save(2, 0.5, keep=2), tmp_path / 'out/step-00000001'):
         (path / 'state.json').unlink()
@@ -168,7 +169,7 @@ class Killed(BaseException):
 
 
 def rmtree(path, ignore_errors=False):
-    """shutil's promises no order; this one lets a checkpoint look whole until the end."""
+    """shutil's promises no order; this one lets a checkpoint look intact until the end."""
     if ignore_errors and not os.path.isdir(path):
         return
     for name in sorted(os.listdir(path)):  # state.json comes after the weights
@@ -186,7 +187,7 @@ def rmtree(path, ignore_errors=False):
     ],
     ids=['deletes', 'new run', 'overwrites', 'new run overwrites'],
 )
-def test_killed_at_any_moment_a_whole_checkpoint_remains(save, tmp_path, monkeypatch, earlier, now):
+def test_killed_at_any_moment_an_intact_checkpoint_remains(save, tmp_path, monkeypatch, earlier, now):
     """The process ends before its nth change of the disk, for each n: every checkpoint listed can be loaded."""
     for moment in range(100):
         out, calls = tmp_path / f'out{moment}', 0
@@ -280,6 +281,42 @@ def test_a_pickle_with_code_in_it_is_refused_without_running_it(save, tmp_path, 
     assert not (tmp_path / 'sprung').exists()
 
 
+def test_a_name_in_the_checksums_that_leads_elsewhere_is_not_followed(save, tmp_path, monkeypatch):
+    path = save(1, 1.0)
+    (tmp_path / 'out/x').write_text('')
+    with open(path / 'SHA256SUMS', 'a') as f:
+        f.write(f'{checkpoint.sha256(tmp_path / "out/x")}  ../x\n')
+    monkeypatch.setattr(checkpoint, 'sha256', None)  # nothing is read
+    assert checkpoint.find_damage(path) == 'SHA256SUMS is damaged'
+
+
+@pytest.mark.parametrize(
+    'name, changes',
+    [
+        ('state.json', dict(step='1')),
+        ('state.json', dict(step=-1)),
+        ('state.json', dict(rows=2**70)),
+        ('state.json', dict(val_loss='low')),
+        ('state.json', dict(settings=[])),
+        ('state.json', dict(mixture=dict(tiny='1/0'))),
+        ('state.json', dict(mixture=dict(tiny=[]))),
+        ('config.json', dict(n_layer=2**40)),
+        ('config.json', dict(n_layer=-1)),
+        ('config.json', dict(n_embd='wide')),
+        ('config.json', dict(n_embd=2**29)),
+        ('config.json', dict(vocab_size=2**30)),
+        ('config.json', dict(arch=[])),
+        ('config.json', dict(no_such_setting=1)),
+    ],
+)
+def test_senseless_values_with_checksums_that_fit_end_in_one_line(save, tmp_path, capsys, name, changes):
+    path = save(1, 1.0)
+    (path / name).write_text(json.dumps(json.loads((path / name).read_text()) | changes))
+    checkpoint.write_checksums(path)
+    with ends_in_one_line(capsys, *[str(path)] * (name == 'state.json')):
+        checkpoint.load('resume', tmp_path / 'out')
+
+
 def test_damaged_files_end_in_one_line(save, tmp_path, capsys):
     path = save(1, 1.0)
     for name, load in (
@@ -289,11 +326,11 @@ def test_damaged_files_end_in_one_line(save, tmp_path, capsys):
         ('state.json', lambda: checkpoint.best(tmp_path / 'out')),
         ('tokenizer.json', lambda: checkpoint.load('resume', path)),
     ):
-        whole = (path / name).read_bytes()
-        (path / name).write_bytes(whole[: len(whole) // 2])
+        original = (path / name).read_bytes()
+        (path / name).write_bytes(original[: len(original) // 2])
         with ends_in_one_line(capsys, str(path)):
             load()
-        (path / name).write_bytes(whole)
+        (path / name).write_bytes(original)
 
 
 def test_an_optimizer_of_another_model_ends_in_one_line(save, capsys):

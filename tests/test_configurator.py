@@ -189,7 +189,7 @@ def test_mistakes_on_the_command_line(refused, words, argv):
         ('a = 1\nsteps = = 3', ['line 2', 'syntax']),
         ('steps = 1 / 0', ['ZeroDivisionError']),
         ('size = 9', ['size = 9 should lie in [1, 8]']),
-        ('rate = float("nan")', ['rate = nan']),
+        ('rate = float("nan")', ['rate = nan should lie in [-inf, inf]']),
         ('rate = 10 ** 5000', ['rate', '2 ** 31']),
         ('import no_such_module', ['ModuleNotFoundError', 'no_such_module']),
     ],
@@ -268,6 +268,14 @@ def test_only_the_first_process_of_a_machine_speaks(settle, monkeypatch, capfd):
         assert end.value.code == 2 and capfd.readouterr().err.count('\n') == lines
 
 
+def test_debug_shows_where_a_mistake_was_found(settle, monkeypatch, capfd):
+    monkeypatch.setenv('DEBUG', '1')
+    with pytest.raises(common.UserError) as end:
+        settle('--stpes=3')
+    err = capfd.readouterr().err
+    assert 'in configure' in err and err.splitlines()[-1] == f'error: {end.value}'
+
+
 def test_help_prints_the_block_with_its_comments_and_ends_well(settle, capsys):
     with pytest.raises(SystemExit) as end:
         settle('--steps=nonsense', '--help')
@@ -309,7 +317,7 @@ def test_each_setting_stands_on_one_line_and_its_default_within_its_range(path):
         value = eval(compile(ast.Expression(setting.value), path, 'eval'))
         assert not configurator.out_of_range(name, value, setting.range)
         if path in ('train.py', 'eval.py', 'sample.py') and type(value) in (int, float):
-            assert setting.range, f'{name} has no range'
+            assert setting.range[0] != '[-inf, inf]', f'{name} has no range'
 
 
 # --- config files ---------------------------------------------------------------

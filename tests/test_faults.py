@@ -1,8 +1,9 @@
-"""faults.py: signals to one process of two, processes that die or hang, steps that are no good, what may change on resuming."""
+"""faults.py: signals to one process of two, processes that die or hang, bad steps, what may change on resuming."""
 
 import contextlib
 import datetime
 import errno
+import gc
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import ROOT, TINY, ends_in_one_line, one_line, run, settings_of
+from conftest import ROOT, TINY, ends_in_one_line, run, settings_of
 
 import train
 from infra import checkpoint, faults, runtime
@@ -53,6 +54,13 @@ def losses(out_dir):
 
 def weights(out_dir='out'):
     return (checkpoint.latest(out_dir) / 'model.safetensors').read_bytes()
+
+
+def ending(out_dir='out'):
+    """How a run ended: what the last line of log.txt says."""
+    *_, last = Path(out_dir, 'log.txt').read_text().splitlines()
+    assert re.match(r'ended \d{4}-\d\d-\d\d \d\d:\d\d:\d\d: ', last), last
+    return last[27:]
 
 
 @contextlib.contextmanager
@@ -97,7 +105,7 @@ def wait_for(text, process):
     'flags, moment',
     [('--save_interval=50', 'step 60/'), ('--eval_iters=1000000 --eval_interval=20', 'step 19/')],
 )
-def test_sigterm_to_one_of_two_processes_ends_both_with_a_whole_checkpoint(cwd, flags, moment):
+def test_sigterm_to_one_of_two_processes_ends_both_with_an_intact_checkpoint(cwd, flags, moment):
     """In a step, and in an evaluation of tens of seconds."""
     (cwd / 'data' / 'long').mkdir()
     shutil.copy('data/tiny/tokenizer.json', 'data/long')
@@ -109,7 +117,7 @@ def test_sigterm_to_one_of_two_processes_ends_both_with_a_whole_checkpoint(cwd, 
     (cwd / 'data/long/meta.json').write_text(json.dumps(meta))
     first = '' if 'eval_iters' not in flags else '--eval_interval=20 --max_iters=19 --eval_iters=1'
     if first:  # up to just before the evaluation
-        run(f'train.py {LONG} --dataset=long {first}', cwd)
+        train_here(f'{LONG} --dataset=long {first}')
     flags += ' --init_from=auto'
     with started(f'{LONG} --dataset=long {flags}', *TWO) as process:
         wait_for(moment, process)
@@ -119,6 +127,7 @@ def test_sigterm_to_one_of_two_processes_ends_both_with_a_whole_checkpoint(cwd, 
         said = wait_for('stopped at step', process)
         output = process.stdout.read()
     assert time.time() - began < 10 and '--init_from=resume' in said
+    assert f'{ending()}\n' in f'{said.partition(" (")[0]}\n' and 'by SIGTERM; go on' in ending()
     assert 'exitcode  : 75' in output and 'train.py", line' not in output
     step = int(re.search(r'stopped at step (\d+)', said)[1])
     saved = checkpoint.latest('out')
@@ -179,6 +188,21 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_once_in_one_line(cw
         with ends_in_one_line(capsys, 'cannot write the checkpoint out/step-00000005', 'No space left'):
             train_here('--save_interval=5 --max_iters=100000')
     assert max(losses('out')) < 1000 and not os.path.exists('out/step-00000005')
+    assert ending().startswith('error: cannot write the checkpoint out/step-00000005: No space left')
+
+
+def test_a_checkpoint_that_rank_0_cannot_write_ends_both_processes_in_one_line(cwd):
+    (cwd / 'full.py').write_text(
+        f'import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport train\nfrom infra import checkpoint\n'
+        'from configurator import configure\nwrite = checkpoint.write_checksums\n'
+        'def full(path):\n    if "40" in str(path):\n        raise OSError(28, "No space left on device")\n    write(path)\n'
+        'checkpoint.write_checksums = full\nraise SystemExit(train.main(configure(vars(train))))\n'
+    )
+    with started(f'{LONG} --save_interval=20 --eval_interval=100000', *TWO, script='full.py') as process:
+        output = process.stdout.read()
+    assert output.count('error: ') == 1 and 'train.py", line' not in output, output
+    assert output.count('exitcode  : 2') == 2 and checkpoint.latest('out').name == 'step-00000020'
+    assert ending().startswith('error: cannot write the checkpoint out/step-00000040: No space left')
 
 
 @pytest.mark.parametrize('which', [signal.SIGTERM, signal.SIGUSR1])
@@ -214,6 +238,7 @@ def test_a_second_ctrl_c_leaves_at_once(cwd):
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         process.wait(timeout=5)
+        assert ending() == 'rank 0, step 30: a second Ctrl-C: nothing more is saved'
         assert process.returncode == 130 and 'Traceback' not in process.stdout.read()
 
 
@@ -224,6 +249,7 @@ def test_a_signal_before_the_first_step_ends_at_once(cwd):
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=5)
     assert process.returncode == 75 and 'SIGTERM before the first step' in output
+    assert ending() == 'rank 0, step 0: SIGTERM before the first step was made'
     assert 'Traceback' not in output and not checkpoint.list_checkpoints('out')
 
 
@@ -239,6 +265,9 @@ def test_torchrun_brings_a_run_back_of_which_a_process_was_killed(cwd):
         assert 'out/step-00000' in wait_for('going on from', process)
         output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
+    ends = [line for line in Path('out/log.txt').read_text().splitlines() if line.startswith('ended ')]
+    assert len(ends) == 2 and 'rank 0, step' in ends[0] and 'another process is gone' in ends[0]
+    assert ending() == 'done'
     straight = train_here(flags.removeprefix(TINY), 'straight')
     assert losses('out') == pytest.approx(straight, abs=1e-4) and list(losses('out')) == list(range(120))
     ours, theirs = (
@@ -299,11 +328,12 @@ def test_a_process_that_waits_in_vain_says_where_and_ends(cwd):
         stopped.suspend()
         said = wait_for('no answer', process)
         assert time.time() - began < 8 and re.match(r'rank 0, step \d+: ', said), said
+        assert ending() == said.strip()
         stopped.kill()
     assert checkpoint.read_state(checkpoint.latest('out'))['step'] >= 60
 
 
-# --- steps that are no good ----------------------------------------------------------
+# --- bad steps -----------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -331,13 +361,12 @@ def not_a_number(monkeypatch, numbers):
 @pytest.mark.parametrize('flags', ['', MODERN, '--dtype=float16'], ids=['adamw', 'muon', 'float16'])
 def test_a_bad_step_leaves_weights_and_optimizers_untouched(cwd, monkeypatch, flags):
     """One of two micro-batches of the last step is NaN: the checkpoint after it is that of before it, the scaler's apart."""
-    train_here(f'{flags} --max_iters=12 --eval_interval=11', 'out')
-    before = checkpoint.list_checkpoints('out')[0] if flags else checkpoint.latest('out')
+    train_here(f'{flags} --max_iters=12 --eval_interval=12', 'undisturbed')
     train_here(f'{flags} --max_iters=11 --eval_interval=11', 'before')
     with not_a_number(monkeypatch, {23}):
-        told = train_here(f'{flags} --max_iters=12 --eval_interval=12 --save_interval=11', 'after')
-    assert told[11] is None and told[10] is not None and before
-    assert weights('after') == weights('before')
+        after = train_here(f'{flags} --max_iters=12 --eval_interval=12 --save_interval=11', 'after')
+    assert after[11] is None and after[10] is not None
+    assert weights('after') == weights('before') and weights('after') != weights('undisturbed')
     ours, theirs = (
         torch.load(checkpoint.latest(out_dir) / 'optimizer.pt', weights_only=True)['optimizers']
         for out_dir in ('before', 'after')
@@ -365,17 +394,16 @@ def test_a_bad_step_of_one_process_is_left_out_by_both(cwd):
 
 def test_after_many_bad_steps_the_run_goes_back_and_takes_other_rows(cwd, monkeypatch, capsys):
     """Those of steps 12 to 14 are spoilt: from the checkpoint of step 10 it goes on with those of step 15."""
-    flags = '--save_interval=5 --max_bad_steps=3 --max_iters=20'
+    flags = '--save_interval=5 --max_bad_steps=3'
     with not_a_number(monkeypatch, range(24, 30)):
-        told = train_here(flags)
+        straight = train_here(f'{flags} --max_iters=22', 'straight')
+        made = train_here(f'{flags} --max_iters=20')
     assert 'back to out/step-00000010' in capsys.readouterr().out
-    assert list(told) == list(range(20)) and None not in told.values()
+    assert list(made) == list(range(20)) and None not in made.values()
     assert checkpoint.read_state(checkpoint.latest('out'))['rows_skipped'] == 5
-    # a run that goes on from there has them too
-    with settings_of(train, f'{TINY} --out_dir=out'):
-        pass
+    # a run that goes on from there has them too: its last two steps are those of a run that was not stopped
     again = train_here(f'{flags} --max_iters=22 --init_from=resume')
-    assert len(again) == 22 and checkpoint.read_state(checkpoint.latest('out'))['rows_skipped'] == 5
+    assert again == straight and len(again) == 22 and again != train_here('--max_iters=22', 'healthy')
 
 
 def test_when_every_step_is_bad_the_run_stops_with_its_last_good_checkpoint(cwd, monkeypatch, capsys):
@@ -385,6 +413,7 @@ def test_when_every_step_is_bad_the_run_stops_with_its_last_good_checkpoint(cwd,
     ):
         train_here('--save_interval=5 --max_bad_steps=3 --max_iters=60')
     saved = checkpoint.latest('out')
+    assert ending().startswith('error: step 12: no finite loss and gradient for 3 steps in a row')
     assert saved.name == 'step-00000010' and not checkpoint.find_damage(saved)
     assert all(p.isfinite().all() for p in checkpoint.load_model(saved).parameters())
 
@@ -417,6 +446,43 @@ def test_a_spike_stands_out_and_noise_does_not():
     noise = np.random.default_rng(0).normal(3, 0.1, 1000)
     assert max(health.z_score(loss) for loss in noise) < faults.SPIKE
     assert health.z_score(4.5) > 10 and health.z_score(float('nan')) == 0
+
+
+# --- how it ended ---------------------------------------------------------------------
+
+
+def test_log_txt_holds_what_was_said_of_a_run_and_of_the_one_that_went_on(cwd, capsys):
+    train_here('--max_iters=10')
+    train_here(
+        '--init_from=resume --eval_interval=4 --patience=1 --learning_rate=0 --min_lr=0 --always_save_checkpoint=False'
+    )
+    said, logged = capsys.readouterr().out.splitlines(), Path('out/log.txt').read_text().splitlines()
+    assert [line for line in logged if not line.startswith(('started ', 'ended '))] == said
+    assert [line.split()[0] for line in logged if line not in said] == ['started', 'ended'] * 2
+    assert ending().startswith('stopped at step 16: no better validation loss since step')
+
+
+def test_a_mistake_in_the_code_shows_its_traceback_and_leaves_python_as_it_was(cwd, monkeypatch, capsys):
+    forward, calls = Transformer.forward, []
+
+    def planted(self, *args, **batch):
+        calls.append(1)
+        return forward(self, *args, **batch) if len(calls) < 34 else batch['no such key']
+
+    with monkeypatch.context() as patched, pytest.raises(KeyError):
+        patched.setattr(Transformer, 'forward', planted)
+        train_here('')
+    assert ending() == "KeyError: 'no such key'"
+    log = Path('out/log.txt').read_text()
+    assert 'Traceback' in log and 'in planted' in log and log.count('ended ') == 1
+    assert gc.isenabled() and not gc.get_freeze_count()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    train_here('--init_from=resume')
+    assert ending() == 'done'
+    capsys.readouterr()
+    with pytest.raises(SystemExit):  # before there is an out_dir
+        train_here('--arch=rwkv', 'other')
+    assert not os.path.exists('other')
 
 
 # --- going on ---------------------------------------------------------------------------
@@ -481,32 +547,31 @@ def test_auto_goes_on_where_there_is_a_checkpoint_and_begins_where_there_is_none
     assert train_here('--init_from=auto') == straight and weights() == weights('straight')
 
 
-def test_a_damaged_checkpoint_is_passed_over_by_a_run_that_goes_on(cwd):
-    flags = f'{TINY} --eval_interval=10 --keep=2 --out_dir=out'
-    run(f'train.py {flags}', cwd)
+def test_a_damaged_checkpoint_is_passed_over_by_a_run_that_goes_on(cwd, capsys):
+    train_here('--keep=2')
     undisturbed = weights()
     path = checkpoint.latest('out') / 'optimizer.pt'
     path.write_bytes(path.read_bytes()[:-1] + b'!')
-    out, err = run(f'train.py {flags} --init_from=resume', cwd)
-    assert (
-        'passed over out/step-00000020' in err
-        and 'optimizer.pt' in err
-        and 'going on from out/step-00000010' in out
-    )
+    capsys.readouterr()
+    train_here('--keep=2 --init_from=resume')
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith('passed over out/step-00000020') and 'optimizer.pt' in said[0]
+    assert 'going on from out/step-00000010' in said[1] and said[0] in Path('out/log.txt').read_text()
     assert weights() == undisturbed
     for path in checkpoint.list_checkpoints('out'):
         (path / 'config.json').unlink()
-    one_line(f'train.py {flags} --init_from=resume', cwd, 'no checkpoint in out is intact', '00010', '00020')
-    one_line(f'train.py {flags} --init_from=auto', cwd, 'no checkpoint in out is intact')
+    for start in ('resume', 'auto'):
+        with ends_in_one_line(capsys, 'no checkpoint in out is intact', '00010', '00020'):
+            train_here(f'--keep=2 --init_from={start}')
 
 
 # --- data -------------------------------------------------------------------------------
 
 
-def spoil(where, split, place, value):
-    tokens = np.fromfile(where / f'{split}.bin', '<u2')
+def spoil(directory, split, place, value):
+    tokens = np.fromfile(directory / f'{split}.bin', '<u2')
     tokens[place] = value
-    tokens.tofile(where / f'{split}.bin')
+    tokens.tofile(directory / f'{split}.bin')
 
 
 def test_an_id_outside_the_vocabulary_ends_in_one_line(cwd, workspace, capsys):

@@ -250,6 +250,8 @@ def test_killed_and_resumed_a_run_ends_with_the_weights_of_an_undisturbed_one(cw
 def test_ctrl_c_saves_and_says_how_to_go_on(cwd, undisturbed):
     code, output = stop_at(70, cwd, signal.SIGINT)
     assert code == 0 and '--init_from=resume' in output.splitlines()[-1]
+    *_, last = (cwd / 'out/log.txt').read_text().splitlines()
+    assert last.startswith('ended ') and 'by SIGINT; go on with the same command' in last
     stopped = checkpoint.read_state(checkpoint.latest('out'))['step']
     assert 70 < stopped < 200 and f'stopped at step {stopped}' in output
     assert checkpoint.read_state(checkpoint.best('out'))['step'] in (50, 100, 150)  # one that was evaluated
@@ -409,12 +411,15 @@ def test_a_compiled_run_has_the_losses_of_an_eager_one(cwd):
         assert series(metrics('out'), name) == pytest.approx(series(eager, name), abs=1e-4)
 
 
-def test_wandb_failing_does_not_stop_a_run(cwd):
-    """Nobody is logged in, and there is no terminal to ask on."""
+def test_wandb_and_matplotlib_failing_do_not_stop_a_run(cwd):
+    """Nobody is logged in, and there is no terminal to ask on; matplotlib's settings are senseless."""
     (cwd / 'home').mkdir()
     env = dict(HOME=str(cwd / 'home'), WANDB_MODE='online', WANDB_API_KEY='', NETRC=str(cwd / 'netrc'))
+    env |= dict(MPLBACKEND='nonsense', MPLCONFIGDIR='/proc/nowhere')
     out, _ = run(f'train.py {TINY} --wandb_log=True --max_iters=2 --out_dir=out', cwd, **env)
-    assert 'going on without it' in out and list(series(metrics('out'))) == [0, 1]
+    said = [line for line in out.splitlines() if 'going on without it' in line]
+    assert len(said) == 2 and said[0].startswith('wandb: ') and said[1].startswith('out/loss.png: '), out
+    assert list(series(metrics('out'))) == [0, 1]
 
 
 # --- mistakes --------------------------------------------------------------------------
