@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from generate import generate, prepare_model, sample
+from generate import Cache, generate, prepare_model, sample
 from model import ARCHITECTURES, Config, Transformer
 
 SMALL = dict(vocab_size=101, block_size=16, n_layer=2, n_head=3, n_embd=24)
@@ -593,3 +593,78 @@ def test_rounded_weights_change_logits_by_little_and_no_padding_row_is_sampled(d
         after = model(inputs).float()
     assert (after[..., :100] - before).abs().max() < error * before.std()
     assert (after[..., 100:] == -torch.inf).all()
+
+
+# --- packed documents ---------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('arch', ['gpt2', 'modern', 'llama', 'bert'])
+def test_documents_in_a_row_are_as_each_alone(arch):
+    """Attention, positions and pairs of tokens end where a document does."""
+    model, lengths = small(arch, bigrams=50, vocab_size=101), [5, 1, 7]
+    documents = [tokens(1, n, seed=n) for n in lengths]
+    row = torch.cat([*documents, tokens(1, 3)], dim=1)  # and padding
+    document = torch.repeat_interleave(torch.tensor([0, 1, 2, -1]), torch.tensor([*lengths, 3]))[None]
+    position_ids = torch.cat([torch.arange(n) for n in [*lengths, 3]])[None]
+    packed = model(row, document=document, position_ids=position_ids)
+    alone = torch.cat([model(each) for each in documents], dim=1)
+    torch.testing.assert_close(packed[:, :13], alone, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_prompt_may_come_in_pieces_and_a_row_of_the_cache_can_be_copied():
+    model, prompt = small('modern', bigrams=50, n_kv_head=1), tokens(2, 12)
+    caches = [Cache(model, 2, 16) for _ in model.blocks]
+    expected = model.hidden(prompt)
+    x = []
+    for start, stop in ((0, 4), (4, 9), (9, 12)):
+        for cache in caches:
+            cache.seen = stop
+        prev_token = prompt[:, start - 1 : start] if start else None
+        x.append(model.hidden(prompt[:, start:stop], caches=caches, start_pos=start, prev_token=prev_token))
+    torch.testing.assert_close(torch.cat(x, dim=1), expected, atol=1e-5, rtol=1e-5)
+    for cache in caches:
+        cache.copy_row(0, 1)
+        cache.seen = 13
+    token = tokens(1, 1, seed=9).expand(2, 1)
+    next_one = model.hidden(token, caches=caches, start_pos=12, prev_token=prompt[:1, -1:].expand(2, 1))
+    assert torch.equal(next_one[0], next_one[1])
+    alone = model.hidden(torch.cat((prompt[:1], token[:1]), dim=1))[:, -1:]
+    torch.testing.assert_close(next_one[:1], alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('qk_norm', ['plain', 'rms'])
+def test_qwen3s_head_size_and_norms_are_those_of_transformers(qk_norm):
+    torch.manual_seed(0)
+    shape = dict(vocab_size=203, hidden_size=40, num_hidden_layers=2, num_attention_heads=4, head_dim=16)
+    shape |= dict(num_key_value_heads=2, intermediate_size=72, max_position_embeddings=37)
+    theirs = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(tie_word_embeddings=True, **shape)).eval()
+    scramble(theirs)
+    config = dict(vocab_size=203, block_size=37, n_layer=2, n_head=4, n_kv_head=2, n_embd=40, head_size=16)
+    given = dict(mlp_width=72, qk_norm=qk_norm, norm_eps=1e-6)
+    ours = Transformer(Config.of_arch('llama', **config, **given)).eval()
+    names = dict(zip(['q_proj', 'k_proj', 'v_proj', 'o_proj'], [''] * 4, strict=True))
+    weights = dict(theirs.named_parameters())
+    for i, block in enumerate(ours.blocks):
+        layer = f'model.layers.{i}.'
+        for name in [*names, *(['q_norm', 'k_norm'] if qk_norm == 'rms' else [])]:
+            getattr(block.attn, name).weight[:] = weights[f'{layer}self_attn.{name}.weight']
+        for name in ('gate_proj', 'up_proj', 'down_proj'):
+            getattr(block.mlp, name).weight[:] = weights[f'{layer}mlp.{name}.weight']
+        block.norm1.weight[:] = weights[f'{layer}input_layernorm.weight']
+        block.norm2.weight[:] = weights[f'{layer}post_attention_layernorm.weight']
+    ours.token_embedding.weight[:203] = weights['model.embed_tokens.weight']
+    ours.final_norm.weight[:] = weights['model.norm.weight']
+    ids = tokens(2, 37, vocab_size=203)
+    close = torch.allclose(ours(ids)[..., :203], theirs(ids).logits, atol=1e-3)
+    assert close == (qk_norm == 'rms')
+
+
+@pytest.mark.parametrize(
+    'wrong', [dict(mlp='gelo'), dict(norm='batch'), dict(qk_norm='yes'), dict(norm_eps=math.nan)], ids=str
+)
+def test_a_kind_that_is_unknown_is_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Config(**(SMALL | wrong))
