@@ -123,88 +123,70 @@ def main(settings):
 
 
 def train(settings, log, saver, watch):
-    # The machine and the data: what can be wrong is found before the first expensive step.
+    # The machine, the data and the model: what can be wrong is found before the first expensive step.
     torch_device = runtime.choose_device(device)
     precision = runtime.choose_dtype(dtype, torch_device)
     if torch_device.type == 'cpu':
         runtime.keep_freed_memory()
     rank, world_size = runtime.init_distributed(backend, torch_device, hang_timeout)
     check_settings()
-    if estimate:  # the question may be put to one process, about many
-        log(describe(planned_run(settings, torch_device, precision, max(world_size, fsdp * tp))))
-        return 0
-    layout = mesh.make_layout(torch_device, world_size, fsdp, tp)
-    meta, goal = read_meta(dataset), OBJECTIVES[objective]
-    if verify_data:
-        runtime.run_on_rank0(verify, dataset)
-
-    # The model, new or from a checkpoint: built whole on the CPU, then sharded or copied to the device.
+    # the question of --estimate may be put to one process, about many
+    asked_about = mesh.Layout(dp_size=max(world_size, fsdp * tp) // tp, fsdp=fsdp, tp=tp)
+    layout = asked_about if estimate else mesh.make_layout(torch_device, world_size, fsdp, tp)
     torch.manual_seed(seed)
     start, resuming = runtime.run_on_rank0(faults.choose_start, init_from, out_dir, log)
-    model, state = build_model(start, resuming, settings, meta, log)
-    run = Run(
-        model, goal, meta, batch_size, gradient_accumulation_steps, max_iters, torch_device, precision, layout,
-        compile, make_optimizers,
-    )  # fmt: skip
-    run = fit_batch(run)
-    settings |= asdict(model.config) | dict(
-        batch_size=run.rows, gradient_accumulation_steps=run.micro_batches
-    )
+    run, state = plan_run(settings, start, resuming, torch_device, precision, layout, log)
+    if estimate:
+        log(describe(run))
+        return 0
+    goal, model, meta, block_size = run.objective, run.model, run.meta, run.model.config.block_size
+    if verify_data:
+        runtime.run_on_rank0(verify, dataset)
     batches = Batches(goal, dataset, 'train', run.rows, seed, meta, model.config)
     evaluation = {
         split: Batches(goal, dataset, split, run.rows, 0, meta, model.config, training=False)
         for split in ('train', 'val')
     }
-    flops_per_token = model.flops_per_token(model.config.block_size, run.predicted())
-    compiled = compile_model(model, torch_device, layout, log)
-    mesh.place_model(model, layout, torch_device, precision)
     rows = run.rows * run.micro_batches  # of a step: which ones depends on this number alone
     if resuming:
         log(f'going on from {start}{faults.check_resume(start, settings, FIXED, meta, rows)}')
-    if not eval_only:
-        runtime.run_on_rank0(faults.make_out_dir, out_dir, state['run'])
-        log.open(out_dir)
-    with runtime.user_errors():
-        optimizers = make_optimizers(model, precision)
+
+    # The model is built whole on the CPU, then copied to the device or sharded over many.
+    compiled = compile_model(model, torch_device, layout, log)
+    mesh.place_model(model, layout, torch_device, precision)
+    forward = mesh.wrap_ddp(compiled, layout, torch_device)  # averages gradients during the backward pass
+    optimizers = make_optimizers(model, precision)
     scaler = torch.amp.GradScaler(torch_device.type, enabled=precision == torch.float16)
     if resuming:
         checkpoint.load_optimizers(start, optimizers, scaler)
-    forward = mesh.wrap_ddp(compiled, layout, torch_device)  # averages gradients during the backward pass
-
-    # What is measured of the run.
-    tokens_per_step = rows * model.config.block_size
+    if not eval_only:
+        runtime.run_on_rank0(faults.make_out_dir, out_dir, state['run'])
+        log.open(out_dir)
+    flops_per_token = model.flops_per_token(block_size, run.predicted())
     peak = runtime.peak_flops(torch_device, precision) * world_size
-    announce(run, batches, meta, tokens_per_step, flops_per_token, peak, log)
+    announce(run, batches, rows * block_size, flops_per_token, peak, log)
     monitor = Monitor(out_dir, state['step'], settings, active=rank == 0 and not eval_only, log=log)
-    speed, health = Speed(tokens_per_step), faults.Health(torch_device)
+    speed, health = Speed(rows * block_size), faults.Health(torch_device)
     facts = {name: meta[name] for name in ('tokenizer_hash', 'mixture', 'data_hash')}  # for checkpoints
     facts |= dict(rows=rows, settings=settings)
+    make = functools.partial(step_batches, batches, run)
+    prefetch = Prefetch(make, state['step'] + state['rows_skipped'])
     began, saved_step, rolled_back_to = time.time(), state['step'], None
-
-    # The loop.
-    prefetch = Prefetch(
-        functools.partial(step_batches, batches, run, torch_device), state['step'] + state['rows_skipped']
-    )
     gc.collect()
     gc.freeze()
     gc.disable()  # it would stop each process at another moment, and a step leaves it nothing to find
+
     while True:
-        step = state['step']
-        val_loss, saving = None, bool(save_interval) and step % save_interval == 0
+        # Evaluate, save and stop, each where it is due.
+        step, val_loss = state['step'], None
+        saving = bool(save_interval) and step % save_interval == 0
         if stopped := watch.stop_signal(step):  # to any process
             ending, saving = f'stopped at step {step} by {signal.Signals(stopped).name}; {faults.GO_ON}', True
         elif step % eval_interval == 0 or step >= max_iters or eval_only:
-            gc.collect()
-            losses = estimate_losses(compiled, evaluation, run, lambda step=step: watch.stop_signal(step))
-            if not losses:  # asked to stop, which the next turn does
+            val_loss = evaluate(compiled, evaluation, run, state, watch, monitor, log)
+            if val_loss is None:  # asked to stop, which the next turn does
                 continue
-            val_loss = losses['val']
-            log(f'step {step}: train loss {losses["train"]:.4f}, val loss {val_loss:.4f}')
-            monitor.write(step=step, train_loss=losses['train'], val_loss=val_loss)
-            monitor.plot()
-            if improved := math.isfinite(val_loss) and val_loss < (state['best_val_loss'] or math.inf):
-                state |= dict(best_val_loss=val_loss, best_step=step)
-            saving |= improved or always_save_checkpoint
+            saving |= state['best_step'] == step or always_save_checkpoint
             speed.reset()
         # weights that have just given what is not finite are no place to roll back to
         new = step > 0 and (step != saved_step or val_loss is not None)
@@ -254,24 +236,23 @@ def train(settings, log, saver, watch):
         state['step'] += 1
 
         if step % log_interval == 0:
-            record = dict(step=step, **health.metrics(loss, norm), lr=optimizers[-1].param_groups[0]['lr'])
+            record = dict(step=step, **health.metrics(loss, norm), lr=learning_rate * lr_multiplier(step))
             if rate := speed.rate(step):
                 record['tokens_per_second'] = rate
-                if peak:
-                    record['utilisation'] = rate * flops_per_token / peak
-            log(log_line(record, tokens_per_step))
+                record |= dict(utilisation=rate * flops_per_token / peak) if peak else {}
+            log(log_line(record, rows * block_size))
             monitor.write(**record)
             if health.streak >= max_bad_steps > 0:
                 saver.wait()
-                rolled_back_to = faults.rollback(
-                    out_dir, rolled_back_to, health, state, model, optimizers, scaler, log
-                )
+                begun = (state, model, optimizers, scaler, log)
+                rolled_back_to = faults.rollback(out_dir, rolled_back_to, health, *begun)
                 log(
                     f'{health.streak} steps in a row left out: back to {rolled_back_to}, on with the rows after them'
                 )
                 monitor.begin_at(state['step'])
                 prefetch.seek(state['step'] + state['rows_skipped'])
                 speed.reset()
+
     saver.wait()
     ending += f' ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(torch_device), "G")}B)'
     log(ending)
@@ -298,6 +279,22 @@ def check_settings():
             fail(f'{setting} = {globals()[setting]!r} is none of {", ".join(known)}')
     if decay_lr and schedule != 'constant' and 0 < lr_decay_iters < warmup_iters:
         fail(f'warmup_iters = {warmup_iters} should not exceed lr_decay_iters = {lr_decay_iters}')
+
+
+def plan_run(settings, start, resuming, torch_device, precision, layout, log):
+    """(estimate.Run, where the run stands): data, model and batch. settings: those left open are filled in."""
+    # --estimate needs no data, and supposes GPT-2's vocabulary where there are none
+    known = Path('data', dataset, 'meta.json').exists() or ':' in dataset or not estimate
+    meta = read_meta(dataset) if known else dict(vocab_size=50257)
+    # nor memory: the meta device
+    with torch.device('meta') if estimate and start == 'scratch' else nullcontext():
+        model, state = build_model(start, resuming, settings, meta, log)
+    shape = (batch_size, gradient_accumulation_steps, max_iters)
+    machine = (torch_device, precision, layout, compile, make_optimizers)
+    run = fit_batch(Run(model, OBJECTIVES[objective], meta, *shape, *machine))
+    settings |= asdict(model.config)
+    settings |= dict(batch_size=run.rows, gradient_accumulation_steps=run.micro_batches)
+    return run, state
 
 
 def build_model(start, resuming, settings, meta, log):
@@ -351,21 +348,6 @@ def check_vocabulary(start, model, meta):
         )
 
 
-def planned_run(settings, torch_device, precision, world_size):
-    """What --estimate is asked about. Where there are no data yet it supposes GPT-2's vocabulary."""
-    known = Path('data', dataset, 'meta.json').exists() or ':' in dataset
-    meta = read_meta(dataset) if known else dict(vocab_size=50257)
-    start, resuming = faults.choose_start(init_from, out_dir, print)
-    with torch.device('meta') if start == 'scratch' else nullcontext():  # which needs no memory
-        model, _ = build_model(start, resuming, settings, meta, print)
-    layout = mesh.Layout(dp_size=world_size // tp, fsdp=fsdp, tp=tp)
-    shape = (batch_size, gradient_accumulation_steps, max_iters)
-    run = Run(
-        model, OBJECTIVES[objective], meta, *shape, torch_device, precision, layout, compile, make_optimizers
-    )
-    return fit_batch(run)
-
-
 def fit_batch(run):
     """The run with what batch_size = 'auto' means: the rows of a step, in as few micro-batches as memory allows."""
     if run.micro_batches % run.layout.dp_size:
@@ -411,9 +393,9 @@ def compile_model(model, torch_device, layout, log):
     return torch.compile(model, dynamic=False)  # every batch has the same shape
 
 
-def announce(run, batches, meta, tokens_per_step, flops_per_token, peak, log):
+def announce(run, batches, tokens_per_step, flops_per_token, peak, log):
     """Log what is trained, on what, and how often it will see the data."""
-    model, shares = run.model, batches.rows.parts
+    model, meta, shares = run.model, run.meta, batches.rows.parts
     epochs = [float(tokens_per_step * max_iters * share / len(part.tokens)) for part, share in shares]
     log(
         f'{size(model.num_params())} parameters, {meta["vocab_size"]:,} tokens in the vocabulary; '
@@ -432,11 +414,11 @@ def announce(run, batches, meta, tokens_per_step, flops_per_token, peak, log):
 # --- in the loop ------------------------------------------------------------------
 
 
-def step_batches(batches, run, torch_device, step):
+def step_batches(batches, run, step):
     """{number: batch} of the micro-batches of a step that are this process's, numbered through the run."""
     first = step * run.micro_batches
     numbers = range(first + run.layout.dp_rank, first + run.micro_batches, run.layout.dp_size)
-    return {number: runtime.pin(batches[number], torch_device) for number in numbers}
+    return {number: runtime.pin(batches[number], run.device) for number in numbers}
 
 
 def lr_multiplier(step):
@@ -459,6 +441,21 @@ def lr_multiplier(step):
 def momentum(step):
     """Muon's, which grows with the steps there are to remember."""
     return 0.95 - 0.1 * max(0, 1 - step / max(momentum_warmup_iters, 1))
+
+
+def evaluate(model, evaluation, run, state, watch, monitor, log):
+    """The validation loss, which is logged, and noted in state where it is the best so far; None if a signal interrupts it."""
+    gc.collect()
+    step = state['step']
+    losses = estimate_losses(model, evaluation, run, lambda: watch.stop_signal(step))
+    if not losses:
+        return None
+    log(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')
+    monitor.write(step=step, train_loss=losses['train'], val_loss=losses['val'])
+    monitor.plot()
+    if math.isfinite(losses['val']) and losses['val'] < (state['best_val_loss'] or math.inf):
+        state |= dict(best_val_loss=losses['val'], best_step=step)
+    return losses['val']
 
 
 @torch.no_grad()

@@ -27,7 +27,9 @@ FITS = [
 
 @pytest.fixture(autouse=True)
 def no_autocast(monkeypatch):
-    monkeypatch.setattr(torch, 'is_autocast_enabled', lambda kind: False)  # which does not know the meta device
+    monkeypatch.setattr(
+        torch, 'is_autocast_enabled', lambda kind: False
+    )  # which does not know the meta device
 
 
 def small(arch, **changes):

@@ -130,9 +130,12 @@ def test_a_process_holds_what_the_estimate_says(config, processes):
     """Of weights, gradients and optimizer states, on the meta device, as the first of many that only pretend to be."""
     torch.distributed.init_process_group('fake', store=FakeStore(), rank=0, world_size=processes)
     try:
-        with settings_of(train, f'{ROOT}/config/{config}') as chosen:
-            run = train.planned_run(chosen, torch.device('cpu'), torch.bfloat16, processes)
-            model, (fsdp, tp) = run.model, (run.layout.fsdp, run.layout.tp)
+        with settings_of(train, f'{ROOT}/config/{config} --estimate') as chosen:
+            fsdp, tp = chosen['fsdp'], chosen['tp']
+            plain = mesh.Layout(dp_size=processes // tp, fsdp=fsdp, tp=tp)
+            machine = (torch.device('cpu'), torch.bfloat16, plain)
+            run, _ = train.plan_run(chosen, 'scratch', False, *machine, print)
+            model = run.model
             told = estimate.memory(run._replace(rows=1))
             mesh.shard_model(
                 model, mesh.make_layout(torch.device('cpu'), processes, fsdp, tp).mesh, torch.bfloat16
