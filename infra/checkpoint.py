@@ -266,11 +266,11 @@ def load_vocabulary(source):
     return tokenizer.load(str(PRETRAINED.get(source, source)))
 
 
-def load_model(source, **changes):
+def load_model(source, **overrides):
     """`Transformer.from_pretrained`, ending the program with one line where that raises."""
     with user_errors():
         try:
-            return Transformer.from_pretrained(source, **changes)
+            return Transformer.from_pretrained(source, **overrides)
         # a config.json may say anything
         except (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
             raise ValueError(f'{source} holds no model that can be made: {reason(e)[:200]}') from e

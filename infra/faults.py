@@ -239,21 +239,15 @@ def check_resume(path, settings, fixed, meta, rows):
             f'batch_size * gradient_accumulation_steps = {rows} cannot change on resuming, only how it is '
             f'divided: {path} has {saved["rows"]}'
         )
-    ours, theirs = files_of(meta), files_of(saved)
-    if ours != theirs:
-        new, old = next((a, b) for a, b in zip(ours + [None], theirs + [None], strict=False) if a != b)
-        fail(f'the data cannot change on resuming: {path} was trained on {old}, this is {new}')
+    if files_of(meta) != files_of(saved):
+        fail(
+            f'the data cannot change on resuming: {path} was trained on files of another SHA-256, or other shares'
+        )
     quiet = ('init_from', 'out_dir', 'dataset')
     words = [f'{name} {before[name]!r} -> {settings[name]!r}' for name in changed if name not in quiet]
     return ', with ' + ', '.join(words) if words else ''
 
 
 def files_of(meta):
-    """The token files of a mixture, each in words that identify it, whatever the directories are called."""
-    files = []
-    for name, share in meta['mixture'].items():
-        hashes = meta['data_hash'].get(name)
-        hashes = hashes if isinstance(hashes, dict) else {}
-        for split in ('train.bin', 'val.bin'):
-            files.append(f'{share} of {split} with the SHA-256 {str(hashes.get(split))[:16]}')
-    return files
+    """(share, hashes of the files) of each part of a mixture, whatever the directories are called."""
+    return [(share, meta['data_hash'].get(name)) for name, share in meta['mixture'].items()]

@@ -67,6 +67,8 @@ class Log:
         try:
             yield
         except Exception as e:
+            if os.environ.get('DEBUG'):
+                traceback.print_exc()
             if what not in self.failed:
                 self(f'{what}: {type(e).__name__}: {reason(e)}; going on without it')
             self.failed.add(what)

@@ -217,9 +217,9 @@ def test_a_signal_ends_a_run_with_code_75_and_a_checkpoint_of_its_step(cwd, whic
         step = re.search(r'stopped at step (\d+)', wait_for('stopped at', process))[1]
     assert process.returncode == 75
     assert checkpoint.read_state(checkpoint.latest('out'))['step'] == int(step)
-    asked = which == signal.SIGUSR1
-    assert (cwd / 'requeued').exists() == asked
-    assert not asked or (cwd / 'requeued').read_text() == 'requeue 4711\n'
+    requeue = which == signal.SIGUSR1
+    assert (cwd / 'requeued').exists() == requeue
+    assert not requeue or (cwd / 'requeued').read_text() == 'requeue 4711\n'
 
 
 def test_a_second_ctrl_c_leaves_at_once(cwd):
@@ -515,10 +515,10 @@ def test_what_makes_another_run_of_it_is_refused_with_the_difference(cwd, traine
 @pytest.fixture(scope='module')
 def trained_ten(workspace, tmp_path_factory):
     """The out_dir of a run of ten steps of twenty."""
-    where = tmp_path_factory.mktemp('ten')
-    (where / 'data').symlink_to(workspace / 'data')
-    run(f'train.py {TINY} --max_iters=10 --out_dir=out', where)
-    return where / 'out'
+    directory = tmp_path_factory.mktemp('ten')
+    (directory / 'data').symlink_to(workspace / 'data')
+    run(f'train.py {TINY} --max_iters=10 --out_dir=out', directory)
+    return directory / 'out'
 
 
 def test_what_may_change_is_said(cwd, trained_ten, capsys):
