@@ -254,8 +254,9 @@ def train(settings, log, saver, watch):
                 speed.reset()
 
     saver.wait()
-    ending += f' ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(torch_device), "G")}B)'
-    log(ending)
+    log(
+        f'{ending} ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(torch_device), "G")}B)'
+    )
     log.end(ending)
     if stopped == signal.SIGUSR1 and requeue and rank == 0:
         faults.requeue(log)

@@ -25,6 +25,7 @@ from conftest import ROOT, TINY, ends_in_one_line, run, settings_of
 import train
 from infra import checkpoint, faults, runtime
 from model import Transformer
+from objectives import Batches
 from optim import Muon
 
 MODERN = '--arch=modern --optimizer=muon --bigrams=300 --n_kv_head=1'
@@ -138,7 +139,6 @@ SLOW = f"""import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from infra import checkpoint
 import train
-from configurator import configure
 from pathlib import Path
 write_checksums = checkpoint.write_checksums
 def slow(path):
@@ -146,7 +146,7 @@ def slow(path):
     time.sleep(1.5)
     write_checksums(path)
 checkpoint.write_checksums = slow
-raise SystemExit(train.main(configure(vars(train))))
+raise SystemExit(train.main(train.load_settings()))
 """
 
 
@@ -194,9 +194,9 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_once_in_one_line(cw
 def test_a_checkpoint_that_rank_0_cannot_write_ends_both_processes_in_one_line(cwd):
     (cwd / 'full.py').write_text(
         f'import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport train\nfrom infra import checkpoint\n'
-        'from configurator import configure\nwrite = checkpoint.write_checksums\n'
+        'write = checkpoint.write_checksums\n'
         'def full(path):\n    if "40" in str(path):\n        raise OSError(28, "No space left on device")\n    write(path)\n'
-        'checkpoint.write_checksums = full\nraise SystemExit(train.main(configure(vars(train))))\n'
+        'checkpoint.write_checksums = full\nraise SystemExit(train.main(train.load_settings()))\n'
     )
     with started(f'{LONG} --save_interval=20 --eval_interval=100000', *TWO, script='full.py') as process:
         output = process.stdout.read()
@@ -225,11 +225,11 @@ def test_a_signal_ends_a_run_with_code_75_and_a_checkpoint_of_its_step(cwd, whic
 def test_a_second_ctrl_c_leaves_at_once(cwd):
     """Here in the middle of a step that takes for ever."""
     (cwd / 'slow.py').write_text(
-        f'import sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport train\nfrom configurator import configure\n'
-        'def learning_rate_at(step):\n'
+        f'import sys, time\nsys.path.insert(0, {str(ROOT)!r})\nimport train\n'
+        'def lr_multiplier(step):\n'
         '    if step == 30:\n        print("now", flush=True)\n        time.sleep(1000)\n'
-        '    return 1e-3\n'
-        'train.learning_rate_at = learning_rate_at\ntrain.main(configure(vars(train)))\n'
+        '    return 0.1\n'
+        'train.lr_multiplier = lr_multiplier\ntrain.main(train.load_settings())\n'
     )
     with started(LONG, script='slow.py') as process:
         wait_for('now', process)
@@ -339,11 +339,11 @@ def test_a_process_that_waits_in_vain_says_where_and_ends(cwd):
 @contextlib.contextmanager
 def not_a_number(monkeypatch, numbers):
     """Within it the losses of some micro-batches of training are NaN."""
-    real, forward, spoilt = train.make_batch, Transformer.forward, []
+    real, forward, spoilt = Batches.__getitem__, Transformer.forward, []
 
-    def make_batch(parts, number, seed, *rest, **more):
-        batch = real(parts, number, seed, *rest, **more)
-        if number in numbers and not more:  # in training
+    def make_batch(self, number):
+        batch = real(self, number)
+        if number in numbers and self.training:
             spoilt.append(batch['inputs'])
         return batch
 
@@ -353,7 +353,7 @@ def not_a_number(monkeypatch, numbers):
         return loss * torch.nan if self.training and mine else loss
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, 'make_batch', make_batch)
+        patched.setattr(Batches, '__getitem__', make_batch)
         patched.setattr(Transformer, 'forward', spoil)
         yield
 
@@ -379,8 +379,8 @@ def test_a_bad_step_leaves_weights_and_optimizers_untouched(cwd, monkeypatch, fl
 def test_a_bad_step_of_one_process_is_left_out_by_both(cwd):
     (cwd / 'spoilt.py').write_text(
         f'import sys\nsys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]\n'
-        'import pytest, train\nfrom configurator import configure\nfrom test_faults import not_a_number\n'
-        'with not_a_number(pytest.MonkeyPatch(), {21}):\n    train.main(configure(vars(train)))\n'
+        'import pytest, train\nfrom test_faults import not_a_number\n'
+        'with not_a_number(pytest.MonkeyPatch(), {21}):\n    train.main(train.load_settings())\n'
     )
     with started(f'{TINY} --out_dir=out', *TWO, script='spoilt.py') as process:
         output = process.stdout.read()
