@@ -160,6 +160,10 @@ def unread_columns(dataset, columns):
     return [path for path in paths if path.exists() and path.suffix[1:] not in columns]
 
 
+class DataError(Exception):
+    """Data that are not what their meta.json says, found while they are read."""
+
+
 class Windows:
     """Rows cut from a split as one stream of tokens: an epoch visits every window of block_size tokens once.
 

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common import fail
-from loader import Mixture
+from loader import DataError, Mixture
 
 # -----------------------------------------------------------------------------
 mask_ratio = 0.15  # masked: the part of a row's tokens that is hidden; evaluation always hides 0.15 (0, 1)
@@ -112,7 +111,7 @@ OBJECTIVES = {
 class Batches:
     """Micro-batches of a split, by their numbers in the run: what an objective makes of the loader's rows.
 
-    size: rows of each. Ends the program where the data hold an id that is not in the vocabulary, and so has no embedding.
+    size: rows of each. Raises DataError where the data hold an id that is not in the vocabulary, and so has no embedding.
     """
 
     def __init__(self, objective, dataset, split, size, seed, meta, config, training=True):
@@ -131,10 +130,9 @@ class Batches:
             self.meta['vocab_size'],
         )
         if highest >= vocab_size:
-            words = (
+            raise DataError(
                 f'data/{self.dataset} holds the id {highest}, its vocabulary has {vocab_size}; make it again'
             )
-            fail(words, mine=True)
         return batch
 
 

@@ -35,7 +35,7 @@ import objectives
 from estimate import Run, describe, rows_that_fit
 from infra import checkpoint, faults, mesh, runtime
 from infra.monitor import Log, Monitor, Speed
-from loader import Prefetch, read_meta, unread_columns, verify
+from loader import DataError, Prefetch, read_meta, unread_columns, verify
 from model import ARCHITECTURES, Config, Transformer
 from objectives import OBJECTIVES, Batches
 from optim import Muon, muon_groups, set_rates
@@ -113,6 +113,8 @@ def main(settings):
             return train(settings, log, saver, watch)
         except OSError as e:  # a full disk, most often
             fail(f'{e.filename or out_dir}: {reason(e)}', mine=True)
+        except DataError as e:
+            fail(e, mine=True)
         except torch.OutOfMemoryError:
             fail(
                 'out of GPU memory: halve batch_size and double gradient_accumulation_steps; the result stays the same'
@@ -355,6 +357,8 @@ def fit_batch(run):
         fail(
             f'gradient_accumulation_steps = {run.micro_batches} is not divisible by {run.layout.dp_size} processes'
         )
+    with runtime.user_errors():
+        run.batch(1)  # an objective may refuse the shape of its rows
     if run.rows != 'auto':
         return run
     rows = runtime.run_on_rank0(rows_that_fit, run)
