@@ -55,9 +55,7 @@ def main():
     model = checkpoint.load_model(path or init_from)
     vocabulary_hash = state['tokenizer_hash'] if path else checkpoint.load_vocabulary(init_from).hash
     if vocabulary_hash != meta['tokenizer_hash']:
-        fail(
-            f'{path or init_from} and data/{scored} have different vocabularies; prepare.py takes one by --tokenizer'
-        )
+        fail(f'{path or init_from} and data/{scored} have different vocabularies: prepare.py --tokenizer')
     T = block_size or model.config.block_size
     if T > model.config.block_size:
         fail(f'block_size = {T} is longer than the {model.config.block_size} tokens the model sees')
@@ -94,9 +92,8 @@ def evaluate(model, objective, splits, meta, apart, torch_device, precision):
         if split == 'train' and not train_tokens:
             continue
         at, scored_from = even_sample(source, apart) if split == 'train' else every_row(source, apart)
-        results[split] = scores = score(
-            model, objective, source, at, scored_from, meta, torch_device, precision, split
-        )
+        given = (scored_from, meta, torch_device, precision)
+        results[split] = scores = score(model, objective, source, at, *given, split)
         if 'bits_per_byte' in objective.metrics:
             per_byte = meta[split]['tokens'] / meta[split]['bytes']
             scores['bits_per_byte'] = scores['loss'] / math.log(2) * per_byte
@@ -156,9 +153,8 @@ def score(model, objective, source, at, scored_from, meta, torch_device, precisi
             right += (logits.argmax(-1) == targets).sum().item()
             count += len(targets)
             bar.update(rows['tokens'].size)
-    return dict(
-        tokens=count, loss=nats / count, perplexity=math.exp(min(nats / count, 700)), accuracy=right / count
-    )
+    loss = nats / count
+    return dict(tokens=count, loss=loss, perplexity=math.exp(min(loss, 700)), accuracy=right / count)
 
 
 def commonest_token_rate(splits, meta):
@@ -179,13 +175,11 @@ def table(results, metrics):
         if split in results:
             cells = [forms[name].format(results[split][name]) for name in columns]
             lines.append(f'{split:8}' + ''.join(f'{cell:>15}' for cell in cells))
-    lines.append(
-        f'always guessing the commonest token would be right {results["commonest_token_rate"]:.2%} of the time'
-    )
+    rate = results['commonest_token_rate']
+    lines.append(f'always guessing the commonest token would be right {rate:.2%} of the time')
     if 'gap' in results:
-        verdict = (
-            'overfitting: stop sooner, add dropout or data' if results['overfitting'] else 'no overfitting'
-        )
+        advice = 'overfitting: stop sooner, add dropout or data'
+        verdict = advice if results['overfitting'] else 'no overfitting'
         lines.append(f'validation loss - training loss = {results["gap"]:+.4f}: {verdict}')
     return '\n'.join(lines)
 

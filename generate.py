@@ -80,15 +80,12 @@ def compiled_decode(device_type):
 
 
 @torch.inference_mode()
-def stream(
-    model, prompts, max_new_tokens, lengths=None, temperature=1.0, top_k=0, top_p=1.0, stop=-1, compile=False
-):
+def stream(model, prompts, max_new_tokens, lengths=None, compile=False, stop=-1, **sampling):
     """Yield the next token of each row, (B,) ids at a time, up to max_new_tokens or until every row had `stop`.
 
-    prompts (B, T >= 1), of which row i has lengths[i] >= 1 tokens, T unless given, and anything behind them. temperature 0
-    takes the likeliest token. top_k > 0 keeps the k likeliest, top_p < 1 the fewest whose probabilities reach p (Holtzman et
-    al. 2020). A row is filled with `stop` after it. Past block_size the model sees the last block_size tokens, prefilled anew
-    at each step: positions are absolute. compile: the step of one token, which takes a while at first and pays for thousands.
+    prompts (B, T >= 1), of which row i has lengths[i] >= 1 tokens, T unless given, and anything behind them. A row is filled with
+    `stop` after it. sampling: as of `sample`. compile: the step of one token, which takes a while at first and pays for
+    thousands. Past block_size the model sees the last block_size tokens, prefilled anew at each step: positions are absolute.
     """
     B, T = prompts.shape
     block_size = model.config.block_size
@@ -108,7 +105,7 @@ def stream(
                     cache.seen = longest
             start_pos = lengths + len(made) - 1 if ragged else longest - 1
             last, logits = made[-1], decode(model, made[-1], caches, start_pos, last)
-        token = torch.where(stopped, stop, sample(logits, temperature, top_k, top_p))
+        token = torch.where(stopped, stop, sample(logits, **sampling))
         yield token
         made.append(token)
         stopped |= token == stop
@@ -143,8 +140,10 @@ def generate(model, prompts, max_new_tokens, lengths=None, **sampling):
     return joined(prompts, lengths, made)
 
 
-def sample(logits, temperature, top_k, top_p):
-    """logits (B, V) -> (B,) ids; see `stream`."""
+def sample(logits, temperature=1.0, top_k=0, top_p=1.0):
+    """logits (B, V) -> (B,) ids. temperature 0 takes the likeliest token. top_k > 0 keeps the k likeliest, top_p < 1 the fewest
+    whose probabilities reach p (Holtzman et al. 2020).
+    """
     if temperature < 1e-6:  # by which no logits can be divided
         return logits.argmax(-1)
     logits = logits / temperature

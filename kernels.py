@@ -44,9 +44,8 @@ def attention(q, k, v, visible=None, bias=None, dropout=0.0, training=False):
         return plain_attention(q, k, v, causal_mask(T, q.device) if causal else mask, dropout)
     if T == 1 and on_cpu and torch.compiler.is_compiling():
         return single_query_attention(q, k, v, mask)
-    return F.scaled_dot_product_attention(
-        q, k, v, mask, dropout, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal, enable_gqa=grouped)
 
 
 def causal_mask(T, device):

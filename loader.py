@@ -37,9 +37,7 @@ def mixture(dataset):
         except (ValueError, ZeroDivisionError):
             weights[name] = Fraction(0)
         if weights[name] <= 0:
-            fail(
-                f'the mixture {dataset!r} should be NAME:WEIGHT,NAME:WEIGHT, each weight above 0: {name}:{weight}'
-            )
+            fail(f'the mixture {dataset!r} should be NAME:WEIGHT,…, weights above 0: {name}:{weight}')
         meta = directory_meta(name)
         if 'mixture' in meta:
             fail(f'{name} in {dataset!r} is a mixture itself: name what it consists of')
@@ -49,7 +47,7 @@ def mixture(dataset):
         if hashes[name] != hashes[heaviest_first[0]]:
             other = f'data/{heaviest_first[0]}'
             fail(
-                f'data/{name} and {other} have different vocabularies; prepare data/{name} with --tokenizer={other}'
+                f'data/{name} and {other} have different vocabularies: prepare.py {name} --tokenizer={other}'
             )
     return {name: weights[name] / sum(weights.values()) for name in heaviest_first}
 
@@ -114,13 +112,10 @@ def open_split(name, split, block_size):
     expected = meta[split]['tokens'] * dtype.itemsize
     size = path.stat().st_size if path.exists() else 0
     if size != expected:
-        fail(
-            f'{path} has {size:,} bytes where meta.json says {expected:,}; make it again: python prepare.py {name}'
-        )
+        again = f'make it again: python prepare.py {name}'
+        fail(f'{path} has {size:,} bytes where meta.json says {expected:,}; {again}')
     if meta[split]['tokens'] <= block_size:
-        fail(
-            f'block_size = {block_size} is too long for {path}, which holds {meta[split]["tokens"]:,} tokens'
-        )
+        fail(f'block_size = {block_size} is too long for {path} of {meta[split]["tokens"]:,} tokens')
     return np.memmap(path, dtype=dtype, mode='r')
 
 

@@ -43,9 +43,8 @@ ARCHITECTURES = {
 }
 
 PAD_ROWS_TO = 64  # the embedding gets rows up to a multiple of this: matrix products are faster
-CHOICES = dict(
-    mlp=('gelu_tanh', 'gelu', 'relu2', 'swiglu'), norm=('layer', 'rms', 'plain'), qk_norm=('', 'rms', 'plain')
-)
+CHOICES = dict(norm=('layer', 'rms', 'plain'), qk_norm=('', 'rms', 'plain'))
+CHOICES |= dict(mlp=('gelu_tanh', 'gelu', 'relu2', 'swiglu'))
 
 
 @dataclass
@@ -308,9 +307,8 @@ class Transformer(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[at]
         if self.type_embedding is not None:
-            x = x + (
-                self.type_embedding.weight[0] if token_types is None else self.type_embedding(token_types)
-            )
+            types = self.type_embedding
+            x = x + (types.weight[0] if token_types is None else types(token_types))
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
         x = self.dropout(x)
@@ -332,9 +330,8 @@ class Transformer(nn.Module):
         T = inputs.shape[1]
         if caches and (isinstance(start_pos, torch.Tensor) or start_pos and T > 1):
             k_rank = torch.arange(caches[0].seen, device=inputs.device)[None]  # (1, S)
-            return kernels.visible_keys(
-                k_rank[:, start_pos:] if position_ids is None else position_ids, k_rank
-            )
+            q_rank = k_rank[:, start_pos:] if position_ids is None else position_ids
+            return kernels.visible_keys(q_rank, k_rank)
         if document is not None:
             rank = torch.arange(T, device=inputs.device)[None] * self.config.causal  # (1, T)
             return kernels.visible_keys(rank, rank, document, document)
@@ -413,7 +410,7 @@ class Transformer(nn.Module):
             raise ValueError(f'the config.json of {source} does not describe a model: {e}') from None
         if block_size > config.block_size:
             raise ValueError(
-                f'block_size = {block_size} is longer than the {config.block_size} positions of {source}'
+                f'block_size = {block_size} exceeds the {config.block_size} positions of {source}'
             )
         if block_size:
             config.block_size = block_size
@@ -423,15 +420,11 @@ class Transformer(nn.Module):
             if name in weights:  # foreign vocabularies come without padding rows
                 rows, missing = len(weights[name]), config.padded_vocab_size - len(weights[name])
                 if rows not in (config.vocab_size, config.padded_vocab_size):
-                    raise ValueError(
-                        f'{source}: {name} has {rows} rows for a vocabulary of {config.vocab_size}'
-                    )
+                    raise ValueError(f'{source}: {name} has {rows} rows for {config.vocab_size} tokens')
                 padding = weights[name].new_zeros(missing, *weights[name].shape[1:])
                 weights[name] = torch.cat((weights[name], padding))
         if len({name.split('.')[1] for name in weights if name.startswith('blocks.')}) != config.n_layer:
-            raise ValueError(
-                f'the weights of {source} do not have the {config.n_layer} layers of its config.json'
-            )
+            raise ValueError(f'the weights of {source} lack the {config.n_layer} layers of its config.json')
         model = cls(config)
         if config.tied and 'token_embedding.weight' in weights:
             weights['lm_head.weight'] = weights['token_embedding.weight']

@@ -125,13 +125,10 @@ class Batches:
         numbers = range(number * self.size, (number + 1) * self.size)
         context = Context(numbers, self.seed, self.meta, self.config, self.training)
         batch = self.objective.make_batch(self.rows.read(numbers, self.seed), context)
-        highest, vocab_size = (
-            max(int(batch[name].max()) for name in ('inputs', 'targets')),
-            self.meta['vocab_size'],
-        )
-        if highest >= vocab_size:
+        highest = max(int(batch[name].max()) for name in ('inputs', 'targets'))
+        if highest >= (size := self.meta['vocab_size']):
             raise DataError(
-                f'data/{self.dataset} holds the id {highest}, its vocabulary has {vocab_size}; make it again'
+                f'data/{self.dataset} holds the id {highest}, its vocabulary has {size}; make it again'
             )
         return batch
 

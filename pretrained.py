@@ -47,9 +47,8 @@ def download(name):
 
     name = str(name)
     if name not in PRETRAINED and '/' not in name:
-        raise ValueError(
-            f'there is no model {name!r}: not a directory with a config.json, nor {", ".join(PRETRAINED)}'
-        )
+        known = ', '.join(PRETRAINED)
+        raise ValueError(f'there is no model {name!r}: no directory with a config.json, nor {known}')
     try:
         files = ['config.json', 'model*.safetensors', 'model.safetensors.index.json']
         return snapshot_download(PRETRAINED.get(name, name), allow_patterns=files)
@@ -141,9 +140,7 @@ def from_bert(settings, weights):
         stem, _, ending = name.removeprefix('bert.').rpartition('.')
         theirs[f'{stem}.{endings.get(ending, ending)}'] = w
     if 'cls.predictions.bias' not in theirs:
-        raise ValueError(
-            'the weights lack the masked language modelling head: save them from BertForMaskedLM'
-        )
+        raise ValueError('the weights lack the masked language modelling head of BertForMaskedLM')
     ours = {
         'token_embedding.weight': theirs['embeddings.word_embeddings.weight'],
         'position_embedding.weight': theirs['embeddings.position_embeddings.weight'],

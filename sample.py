@@ -71,9 +71,8 @@ def print_samples(model, vocabulary, prompts, torch_device):
     ids = [vocabulary.encode(prompt, special=True) or [stop] for prompt in prompts]
     longest = max(map(len, ids))
     inputs = torch.tensor([row + [stop] * (longest - len(row)) for row in ids], device=torch_device)
-    lengths = (
-        torch.tensor([len(row) for row in ids], device=torch_device) if len(set(map(len, ids))) > 1 else None
-    )
+    lengths = torch.tensor([len(row) for row in ids], device=torch_device)
+    lengths = None if (lengths == longest).all() else lengths
     print(vocabulary.decode(ids[0]), end='', flush=True)
     made, shown = [], 0
     sampling = dict(temperature=temperature, top_k=top_k, top_p=top_p, stop=stop, compile=compile)
@@ -101,9 +100,7 @@ def print_fillings(model, vocabulary, prompt, torch_device, count=5):
     masks = [i for i, token in enumerate(ids) if token == special['mask']]
     if not masks:
         spelling = vocabulary.decode([special['mask']])
-        fail(
-            f"this is a masked model: --start should hold {spelling}, such as --start='Paris is the {spelling} of France.'"
-        )
+        fail(f'a masked model needs {spelling} in --start, such as "Paris is the {spelling} of France."')
     if len(ids) > model.config.block_size:
         fail(f'the prompt is {len(ids)} tokens long, the model sees {model.config.block_size}')
     logits = model(torch.tensor([ids], device=torch_device))[0, masks].float()  # (number of masks, V)

@@ -116,9 +116,7 @@ def main(settings):
         except DataError as e:
             fail(e, mine=True)
         except torch.OutOfMemoryError:
-            fail(
-                'out of GPU memory: halve batch_size and double gradient_accumulation_steps; the result stays the same'
-            )
+            fail('out of GPU memory: halve batch_size and double gradient_accumulation_steps')
         finally:
             gc.enable()
             gc.unfreeze()
@@ -203,9 +201,7 @@ def train(settings, log, saver, watch):
             ending = 'done'
             break
         if patience and val_loss is not None and step - state['best_step'] >= patience * eval_interval:
-            ending = (
-                f'stopped early at step {step}: no better validation loss since step {state["best_step"]}'
-            )
+            ending = f'stopped early at step {step}: no better val loss since step {state["best_step"]}'
             break
 
         # One update. The loss is a sum over all that the whole global batch predicts, divided by how many that are, over
@@ -249,16 +245,15 @@ def train(settings, log, saver, watch):
                 begun = (state, model, optimizers, scaler, log)
                 rolled_back_to = faults.rollback(out_dir, rolled_back_to, health, *begun)
                 log(
-                    f'{health.streak} steps in a row left out: back to {rolled_back_to}, on with the rows after them'
+                    f'{health.streak} bad steps in a row: back to {rolled_back_to}, on with the rows after them'
                 )
                 monitor.begin_at(state['step'])
                 prefetch.seek(state['step'] + state['rows_skipped'])
                 speed.reset()
 
     saver.wait()
-    log(
-        f'{ending} ({clock(time.time() - began)}, peak memory {size(runtime.memory_used(torch_device), "G")}B)'
-    )
+    memory = size(runtime.memory_used(torch_device), 'G')
+    log(f'{ending} ({clock(time.time() - began)}, peak memory {memory}B)')
     log.end(ending)
     if stopped == signal.SIGUSR1 and requeue and rank == 0:
         faults.requeue(log)
@@ -354,9 +349,8 @@ def check_vocabulary(start, model, meta):
 def fit_batch(run):
     """The run with what batch_size = 'auto' means: the rows of a step, in as few micro-batches as memory allows."""
     if run.micro_batches % run.layout.dp_size:
-        fail(
-            f'gradient_accumulation_steps = {run.micro_batches} is not divisible by {run.layout.dp_size} processes'
-        )
+        processes = f'{run.layout.dp_size} processes'
+        fail(f'gradient_accumulation_steps = {run.micro_batches} is not divisible by {processes}')
     with runtime.user_errors():
         run.batch(1)  # an objective may refuse the shape of its rows
     if run.rows != 'auto':
@@ -411,9 +405,8 @@ def announce(run, batches, tokens_per_step, flops_per_token, peak, log):
     for path in unread_columns(dataset, run.objective.columns):
         log(f'{path} is not used: objective = {objective!r} does not read it')
     if peak:
-        log(
-            f'utilisation is {size(flops_per_token, "G")} FLOPs a token (6 N + 12 L C T) of {size(peak, "G")} FLOP/s'
-        )
+        flops = f'{size(flops_per_token, "G")} FLOPs a token (6 N + 12 L C T)'
+        log(f'utilisation is {flops} of {size(peak, "G")} FLOP/s')
 
 
 # --- in the loop ------------------------------------------------------------------

@@ -35,10 +35,8 @@ FILES = ('config.json', 'model.safetensors', 'optimizer.pt', 'state.json')  # th
 
 # What is read of state.json, and of which type; val_loss is None where it was not evaluated.
 NUMBER = (int, float, type(None))
-STATE = dict(
-    step=int, run=str, val_loss=NUMBER, best_val_loss=NUMBER, best_step=int, rows=int, rows_skipped=int
-)
-STATE |= dict(settings=dict, tokenizer_hash=str, mixture=dict, data_hash=dict)
+STATE = dict(step=int, run=str, val_loss=NUMBER, best_val_loss=NUMBER, best_step=int, rows=int)
+STATE |= dict(rows_skipped=int, settings=dict, tokenizer_hash=str, mixture=dict, data_hash=dict)
 COUNTS = [name for name, kind in STATE.items() if kind is int]
 
 
@@ -53,9 +51,8 @@ class Saver:
         self.wait()
         copies = gather(model, optimizers, scaler)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-            self.writing = self.executor.submit(
-                save, out_dir, dict(state), model, copies, vocabulary_dir, keep
-            )
+            written = (dict(state), model, copies, vocabulary_dir, keep)
+            self.writing = self.executor.submit(save, out_dir, *written)
 
     def failed(self):
         """Whether the last write has failed, without waiting for it; says so if it succeeded."""
@@ -232,9 +229,8 @@ def readable_state(path):
         state = json.loads(Path(path, 'state.json').read_text())
         intact = all(isinstance(state[name], kind) for name, kind in STATE.items())
         intact &= all(0 <= state[name] < 2**40 for name in COUNTS)
-        intact &= all(
-            re.fullmatch(r'\d{1,20}(/[1-9]\d{0,19})?', share) for share in state['mixture'].values()
-        )
+        shares = state['mixture'].values()
+        intact &= all(re.fullmatch(r'\d{1,20}(/[1-9]\d{0,19})?', share) for share in shares)
         return state if intact else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None

@@ -200,11 +200,8 @@ def rollback_target(out_dir, before, streak, state, log):
 def choose_start(init_from, out_dir, log=checkpoint.warn):
     """(the source of the model: 'scratch', a checkpoint, a name or a directory; whether the run of that checkpoint goes on)."""
     noted = Path(out_dir, 'run')  # the latest run there
-    again = (
-        restarted()
-        and noted.exists()
-        and checkpoint.list_checkpoints(out_dir, noted.read_text(errors='replace'))
-    )
+    again = restarted() and noted.exists()
+    again = again and checkpoint.list_checkpoints(out_dir, noted.read_text(errors='replace'))
     if init_from == 'resume' or again or (init_from == 'auto' and checkpoint.list_checkpoints(out_dir)):
         return str(checkpoint.latest(out_dir, log=log)), True
     if init_from in ('scratch', 'auto'):
@@ -240,9 +237,7 @@ def check_resume(path, settings, fixed, meta, rows):
             f'divided: {path} has {saved["rows"]}'
         )
     if files_of(meta) != files_of(saved):
-        fail(
-            f'the data cannot change on resuming: {path} was trained on files of another SHA-256, or other shares'
-        )
+        fail(f'the data cannot change on resuming: {path} was trained on other files, by their SHA-256')
     quiet = ('init_from', 'out_dir', 'dataset')
     words = [f'{name} {before[name]!r} -> {settings[name]!r}' for name in changed if name not in quiet]
     return ', with ' + ', '.join(words) if words else ''

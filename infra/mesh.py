@@ -27,9 +27,7 @@ from common import fail
 class Layout(NamedTuple):
     """Where this process stands: data-parallel process number dp_rank of dp_size, which sum over dp_group."""
 
-    mesh: 'torch.distributed.DeviceMesh | None' = (
-        None  # (ddp, fsdp, tp); None: every process has the whole model
-    )
+    mesh: 'torch.distributed.DeviceMesh | None' = None  # (ddp, fsdp, tp); None: all have the whole model
     dp_rank: int = 0
     dp_size: int = 1
     dp_group: 'torch.distributed.ProcessGroup | None' = None
@@ -81,11 +79,7 @@ def shard_model(model, mesh, precision):
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     tp, c = mesh['tp'], model.config
-    for name, number in (
-        ('n_head', c.n_head),
-        ('n_kv_head', c.kv_heads),
-        ('the width of the MLP', c.hidden_width),
-    ):
+    for name, number in dict(n_head=c.n_head, n_kv_head=c.kv_heads, mlp_width=c.hidden_width).items():
         if number % tp.size():
             fail(f'tp = {tp.size()} should divide {name} = {number}')
     if precision == torch.float16:
@@ -113,12 +107,10 @@ def apply_tp(block, tp):
         parallelize_module,
     )
 
-    same = (Replicate(),)
+    same, others = (Replicate(),), (None,) * 4
     # one DTensor for all matrices that read it: its gradient is summed over the processes once, not once a matrix
     plan = {
-        'attn': PrepareModuleInput(
-            input_layouts=same + (None,) * 4, desired_input_layouts=same + (None,) * 4
-        ),
+        'attn': PrepareModuleInput(input_layouts=same + others, desired_input_layouts=same + others),
         'mlp': PrepareModuleInput(input_layouts=same, desired_input_layouts=same),
     }
     plan |= {f'attn.{name}_proj': ColwiseParallel() for name in 'qkv'}

@@ -459,7 +459,7 @@ def test_log_txt_holds_what_was_said_of_a_run_and_of_the_one_that_went_on(cwd, c
     said, logged = capsys.readouterr().out.splitlines(), Path('out/log.txt').read_text().splitlines()
     assert [line for line in logged if not line.startswith(('started ', 'ended '))] == said
     assert [line.split()[0] for line in logged if line not in said] == ['started', 'ended'] * 2
-    assert ending().startswith('stopped early at step 16: no better validation loss since step')
+    assert ending().startswith('stopped early at step 16: no better val loss since step')
 
 
 def test_a_mistake_in_the_code_shows_its_traceback_and_leaves_python_as_it_was(cwd, monkeypatch, capsys):
