@@ -66,7 +66,6 @@ vocab_size = 0  # of one learned here, special tokens included; 0: as the source
 normalize = ''  # of one learned here: 'lower', 'accents' or 'lower,accents' folds text before it is split
 tokenizer_chars = 1_000_000_000  # learn it from at most this many characters
 # who does it
-engine = ''  # 'gigatoken' encodes byte-level vocabularies many times as fast, checked on the first million characters
 num_proc = 0  # processes; 0: one per core
 ray = ''  # the address of a Ray cluster ('auto', 'local'): its workers do the units
 # what to print
@@ -92,7 +91,7 @@ def main():
     job = {key: globals()[key] for key in DECISIVE} | own_settings(vars(rules))
     job['directory'] = str(directory)
     if show:
-        inputs, _ = readers.find(files, hub, hub_config, hub_split)
+        inputs, _ = readers.find_files(files, hub, hub_config, hub_split)
         return report.show(readers.units(inputs), job, show)
     try:
         plan = make_plan(directory / 'plan.json', job)
@@ -103,7 +102,7 @@ def main():
         )
         if decontaminate:
             parallel.once(directory / 'benchmark.npz', save_benchmark)
-        parallel.make_shards(units, job | dict(engine=engine), sizes, num_proc, ray)
+        parallel.make_shards(units, job, sizes, num_proc, ray)
         if RANK > 0:
             return
         vocabulary = vocabularies.load(str(directory / 'vocabulary'))
@@ -218,7 +217,7 @@ def make_plan(path, job):
     if before.get('job') == job and before['origin'].get('revision', 'local') != 'local':
         inputs, origin = before['inputs'], before['origin']  # the data set as it stood then
     else:
-        inputs, origin = readers.find(files, hub, hub_config, hub_split)
+        inputs, origin = readers.find_files(files, hub, hub_config, hub_split)
     read = [
         *(path for path, _ in inputs),
         *glob.glob(decontaminate),
@@ -280,7 +279,7 @@ def first_texts(units, job, done):
 
 def save_benchmark(path):
     """Write the n-grams of the evaluation files where every worker finds them."""
-    inputs, _ = readers.find(decontaminate)
+    inputs, _ = readers.find_files(decontaminate)
     found = copies.benchmark_ngrams([*shard.evaluation_texts(inputs)])
     with open(path, 'wb') as f:
         np.savez(f, **{str(length): known for length, (known, *_) in found.items()})

@@ -1,4 +1,4 @@
-"""Vocabularies: learned from text or built in, one interface for all.
+"""Tokenizers: vocabularies that are learned, built in or loaded, with one interface.
 
     python tokenizer.py train --files='books/*.txt' --kind=bpe --vocab_size=8192 --out_dir=data/books-bpe
     python tokenizer.py compare --files='docs/**/*.txt' gpt2 data/books-bpe unigram char
@@ -9,16 +9,13 @@ A learned vocabulary is a Hugging Face `tokenizer.json`, which transformers read
 reads `<|endoftext|>` or `[MASK]` as what they stand for.
 """
 
-import base64
+import functools
 import hashlib
 import itertools
 import json
 import os
 import re
-import sys
-import tempfile
 import time
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -26,8 +23,6 @@ import numpy as np
 
 from common import fail, need, progress, reason
 from configurator import configure
-from corpus import formats, sources
-from corpus.filters import normalize as repaired
 
 # -----------------------------------------------------------------------------
 command = ''  # what to do: train, or compare the vocabularies named after it
@@ -56,40 +51,34 @@ SPECIAL = {
     'sep': ('[SEP]', '</s>'),
     'mask': ('[MASK]', '<mask>'),
 }
-SPLITS = {'r50k_base': 'gpt2', 'cl100k_base': 'gpt4', 'o200k_base': 'o200k'}  # tiktoken's -> gigatoken's name
 SAMPLE = 20_000_000  # characters that vocabularies are compared on
 
 
 class Tokenizer:
     """Base of both kinds. `special` maps eot, pad, unk, cls, sep and mask to ids; `spelled` maps their spellings.
 
-    `encoding` is the tiktoken.Encoding that runs it, or None.
+    `encoding` is the tiktoken.Encoding that encodes, or None.
     """
 
     def encode(self, text, special=False):
         """text -> list of ids; with `special`, the spellings of special tokens become those tokens."""
-        parts = re.split('|'.join(f'({re.escape(s)})' for s in self.spelled), text) if special else [text]
+        pieces = re.split(f'({"|".join(map(re.escape, self.spelled))})', text) if special else [text]
         ids = []
-        for part in filter(None, parts):
-            if special and part in self.spelled:
-                ids.append(self.spelled[part])
-            else:
-                ids += self.encode_batch([part])[0].tolist()
+        for piece in pieces:
+            is_special = special and piece in self.spelled
+            ids += [self.spelled[piece]] if is_special else self.encode_batch([piece])[0].tolist()
         return ids
 
     def encode_batch(self, texts):
         """list of texts -> list of arrays of ids (`self.dtype`); special spellings are ordinary text."""
-        cut = [list(pieces(text)) for text in texts]
+        cut = [list(split_long(text)) for text in texts]
         encoded = iter(self.encode_pieces([piece for text in cut for piece in text]))
         return [
             np.concatenate([next(encoded) for _ in text], dtype=self.dtype, casting='unsafe') for text in cut
         ]
 
     def encode_pieces(self, texts):
-        return [self.run(text) for text in texts]
-
-    def run(self, text):
-        return self.encoding.encode_to_numpy(text, disallowed_special=())
+        return [self.encoding.encode_to_numpy(text, disallowed_special=()) for text in texts]
 
     @property
     def dtype(self):
@@ -105,7 +94,7 @@ class BuiltIn(Tokenizer):
         self.name = name
         try:
             self.encoding = tiktoken.get_encoding(BUILT_IN[name])
-        except Exception as e:  # requests' many errors, or tiktoken's own for a damaged file
+        except (OSError, ValueError) as e:  # the network's errors, and for a damaged file
             fail(
                 f'cannot load the vocabulary {name} ({type(e).__name__}); connect to the network once, or set '
                 f"TIKTOKEN_CACHE_DIR to a directory that holds tiktoken's {BUILT_IN[name]} file"
@@ -123,9 +112,8 @@ class BuiltIn(Tokenizer):
         """ids -> text; bytes that are no UTF-8 become U+FFFD, special tokens their spelling."""
         special = {i: spelling.encode() for spelling, i in self.spelled.items()}
         single = self.encoding.decode_single_token_bytes
-        return b''.join(special[i] if i in special else single(i) for i in map(int, ids)).decode(
-            errors='replace'
-        )
+        tokens = [special[i] if i in special else single(i) for i in map(int, ids)]
+        return b''.join(tokens).decode(errors='replace')
 
     def save(self, directory):
         """Write the name into `directory`/tokenizer.txt."""
@@ -133,13 +121,17 @@ class BuiltIn(Tokenizer):
 
 
 class Learned(Tokenizer):
-    """A Hugging Face tokenizer, from the text of its `tokenizer.json`."""
+    """A Hugging Face tokenizer, from the text of its `tokenizer.json`. ValueError if that cannot be one."""
+
+    name = 'tokenizer.json'
 
     def __init__(self, json):
         from tokenizers import Tokenizer as HFTokenizer
 
-        self.name = 'tokenizer.json'
-        self.hf = HFTokenizer.from_str(json)
+        try:
+            self.hf = HFTokenizer.from_str(json)
+        except Exception as e:  # the library raises a bare one
+            raise ValueError(e) from e
         self.hf.no_padding()
         self.hf.no_truncation()
         self.special = {}
@@ -160,12 +152,10 @@ class Learned(Tokenizer):
     def encode_pieces(self, texts):
         if self.encoding:
             return super().encode_pieces(texts)
-        ids = []
         # not all at once: in the library's own form a token takes 70 bytes
-        for i in range(0, len(texts), 64):
-            encoded = self.hf.encode_batch_fast(texts[i : i + 64], add_special_tokens=False)
-            ids += [np.array(e.ids, dtype=self.dtype) for e in encoded]
-        return ids
+        groups = (texts[i : i + 64] for i in range(0, len(texts), 64))
+        encoded = (self.hf.encode_batch_fast(group, add_special_tokens=False) for group in groups)
+        return [np.array(e.ids, self.dtype) for e in itertools.chain.from_iterable(encoded)]
 
     def decode(self, ids):
         """ids -> text; bytes that are no UTF-8 become U+FFFD, special tokens their spelling."""
@@ -181,11 +171,11 @@ class Learned(Tokenizer):
 WORD_GAP = re.compile(r'(?<=\S)(?= \w)|(?<=\S\n)(?=\w)')
 
 
-def pieces(text, longest=1 << 16):
-    """Cut a text into pieces of at most `longest` characters, so that one long document cannot take all memory.
+def split_long(text, longest=1 << 16):
+    """Split a text into pieces of at most `longest` characters, so that one long document cannot take all memory.
 
-    The cuts fall where no token lies across; text without a gap between words in a quarter of `longest`
-    characters is cut anywhere, which also bounds the time that a run of one character takes.
+    It is cut where no token lies across; text without a gap between words in a quarter of `longest` characters is
+    cut anywhere, which also bounds the time that a run of one character takes.
     """
     start = 0
     while len(text) - start > longest:
@@ -203,75 +193,30 @@ def tiktoken_twin(hf):
     merge into that token. tiktoken merges neighbours whose bytes together are a token, the lowest id first, without
     asking which pair was learned; but by induction over the merges it can only ever meet the learned one.
     """
-    whole = json.loads(hf.to_str())
-    model, split = whole['model'], whole['pre_tokenizer'] or {}
+    spec = json.loads(hf.to_str())
+    model, split = spec['model'], spec['pre_tokenizer'] or {}
     gpt2 = dict(type='ByteLevel', add_prefix_space=False, use_regex=True)
     refused = ('dropout', 'continuing_subword_prefix', 'end_of_word_suffix', 'byte_fallback', 'ignore_merges')
-    if (
-        model['type'] != 'BPE'
-        or any(model[option] for option in refused)
-        or split | gpt2 != split
-        or whole['normalizer']
-        or not all(token['special'] for token in whole['added_tokens'])
-    ):
+    if model['type'] != 'BPE' or any(map(model.get, refused)) or split | gpt2 != split or spec['normalizer']:
         return None
-    byte = {c: b for b, c in enumerate(byte_characters())}
+    vocab, byte = model['vocab'], {c: b for b, c in enumerate(byte_characters())}
     order = {a + b: i for i, (a, b) in enumerate(model['merges'])}
-    ids = [model['vocab'][token] for token in order]
+    ids = [vocab[token] for token in order]
     if (
-        not byte.keys() <= model['vocab'].keys()
+        not all(token['special'] for token in spec['added_tokens'])
+        or not byte.keys() <= vocab.keys()
         or not set(''.join(order)) <= byte.keys()
         or len(order) < len(model['merges'])
-        or any(a >= b for a, b in itertools.pairwise(ids))
-        or any(order.get(part, -1) >= i for i, pair in enumerate(model['merges']) for part in pair)
+        or ids != sorted(ids)
+        or any(order.get(half, -1) >= i for i, pair in enumerate(model['merges']) for half in pair)
         or any(len(hf.model.tokenize(token)) > 1 for token in order)
     ):
         return None
     import tiktoken
     from tiktoken_ext.openai_public import r50k_pat_str
 
-    ranks = {bytes(map(byte.get, token)): model['vocab'][token] for token in [*byte, *order]}
+    ranks = {bytes(map(byte.get, token)): vocab[token] for token in [*byte, *order]}
     return tiktoken.Encoding('r50k_base', pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={})
-
-
-def run_by_gigatoken(vocabulary):
-    """Encode by the package gigatoken, some 20 times as fast as tiktoken; ids other than tiktoken's end the program.
-
-    The first million characters are checked: each process that encodes checks its own. Text with a character that this
-    Python's Unicode lacks is left to tiktoken: a letter of the newest Unicode is a letter to only one of the two.
-    """
-    gigatoken = need('gigatoken')
-    if not vocabulary.encoding:
-        fail(
-            f'gigatoken runs {", ".join(BUILT_IN)} and byte-level bpe alone; leave the engine to this vocabulary'
-        )
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, 'ranks.tiktoken')
-        ranks = sorted(vocabulary.encoding._mergeable_ranks.items(), key=lambda pair: pair[1])
-        path.write_text(''.join(f'{base64.b64encode(token).decode()} {i}\n' for token, i in ranks))
-        try:
-            fast = gigatoken.Tokenizer.from_tiktoken(path, SPLITS[vocabulary.encoding.name], {})
-        except Exception as e:  # it wants ids without gaps, from 0
-            fail(f'gigatoken cannot run this vocabulary: {reason(e)}; leave the engine to it')
-    codes = map(chr, range(sys.maxunicode + 1))
-    runs = [[*run] for new, run in itertools.groupby(codes, lambda c: unicodedata.category(c) == 'Cn') if new]
-    newer = re.compile(f'[{"".join(f"{run[0]}-{run[-1]}" for run in runs)}]')
-    unchecked, slow = 1_000_000, vocabulary.run
-
-    def run(text):
-        nonlocal unchecked
-        if not text.isascii() and newer.search(text):
-            return slow(text)
-        ids = fast.encode(text)
-        if unchecked > 0:
-            unchecked -= len(text) + 1
-            if not np.array_equal(ids, slow(text)):
-                fail(
-                    f'gigatoken gives other ids than tiktoken for the text that begins {text[:50]!r}; do without it'
-                )
-        return ids
-
-    vocabulary.run = run
 
 
 def learn(kind, texts, vocab_size, normalize=''):
@@ -295,12 +240,9 @@ def learn(kind, texts, vocab_size, normalize=''):
 
     if kind not in KINDS:
         fail(f'there is no kind of vocabulary {kind!r}: choose one of {", ".join(KINDS)}')
-    smallest = len(SPECIAL) + {'bpe': 256, 'char': 0, 'byte': 0}.get(kind, 16)
-    if vocab_size < smallest and kind not in ('char', 'byte'):
-        what = 'the 256 bytes' if kind == 'bpe' else 'some letters'
-        fail(
-            f'vocab_size = {vocab_size} is too small for {kind}: {smallest} is {what} and the special tokens'
-        )
+    smallest = {'bpe': 256 + len(SPECIAL), 'char': 0, 'byte': 0}.get(kind, 16 + len(SPECIAL))
+    if vocab_size < smallest:
+        fail(f'vocab_size = {vocab_size} is too small for {kind}: give {smallest} or more')
     unk, fold = SPECIAL['unk'][0], folding(normalize)
     options = dict(vocab_size=vocab_size - len(SPECIAL), show_progress=False)
     if fold:
@@ -308,53 +250,47 @@ def learn(kind, texts, vocab_size, normalize=''):
     if kind in ('wordpiece', 'unigram'):
         alphabet, texts = most_frequent(texts, options['vocab_size'] // 4)
 
-    if kind == 'bpe':
-        tokenizer = HFTokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(initial_alphabet=byte_characters(), **options)
+    def train(model, trainer):
+        tokenizer = HFTokenizer(model)
+        tokenizer.pre_tokenizer = split
         tokenizer.train_from_iterator(batches(texts), trainer)
+        return tokenizer
+
+    if kind == 'bpe':
+        split, decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+        model = train(models.BPE(), trainers.BpeTrainer(initial_alphabet=byte_characters(), **options)).model
     elif kind == 'wordpiece':
-        tokenizer = HFTokenizer(models.WordPiece(unk_token=unk))
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        split, decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(cleanup=False)
         # the trainer would number the letters within words in the random order of its hash table
         inner = ['##' + c for c in alphabet]
         trainer = trainers.WordPieceTrainer(initial_alphabet=alphabet, special_tokens=inner, **options)
-        tokenizer.train_from_iterator(batches(texts), trainer)
-        vocab = tokenizer.get_vocab()
-        tokenizer = HFTokenizer(models.WordPiece(vocab | {unk: len(vocab)}, unk_token=unk))
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.decoder = decoders.WordPiece(cleanup=False)
+        vocab = train(models.WordPiece(unk_token=unk), trainer).get_vocab()
+        model = models.WordPiece(vocab | {unk: len(vocab)}, unk_token=unk)
     elif kind == 'unigram':
-        tokenizer = HFTokenizer(models.Unigram())
         # as SentencePiece: pieces stay within a word, its letters apart from digits and signs
         words = pre_tokenizers.Split(Regex(r' ?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}]+|\s'), 'isolated')
         spaces = pre_tokenizers.Metaspace(prepend_scheme='never', split=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, spaces])
-        tokenizer.decoder = decoders.Metaspace(prepend_scheme='never')
-        tokenizer.train_from_iterator(batches(texts), trainers.UnigramTrainer(**options))
-        scores = steady_scores(json.loads(tokenizer.to_str())['model']['vocab'])
+        split = pre_tokenizers.Sequence([words, spaces])
+        decoder = decoders.Metaspace(prepend_scheme='never')
+        learned = train(models.Unigram(), trainers.UnigramTrainer(**options))
+        scores = steady_scores(json.loads(learned.to_str())['model']['vocab'])
         # so unlikely that text never becomes unk by spelling it
-        tokenizer.model = models.Unigram([*scores, (unk, -1000.0)], unk_id=len(scores))
+        model = models.Unigram([*scores, (unk, -1000.0)], unk_id=len(scores))
     elif kind == 'word':
-        tokenizer = HFTokenizer(models.WordLevel(unk_token=unk))
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        tokenizer.train_from_iterator(batches(texts), trainers.WordLevelTrainer(**options))
-        vocab = tokenizer.get_vocab()
-        tokenizer.model = models.WordLevel(vocab | {unk: len(vocab)}, unk_token=unk)
+        split, decoder = pre_tokenizers.BertPreTokenizer(), None
+        vocab = train(models.WordLevel(unk_token=unk), trainers.WordLevelTrainer(**options)).get_vocab()
+        model = models.WordLevel(vocab | {unk: len(vocab)}, unk_token=unk)
     elif kind == 'char':
-        seen = set()
-        for text in texts:
-            seen.update(text)
-        vocab = {c: i for i, c in enumerate([*sorted(seen), unk])}
-        tokenizer = HFTokenizer(models.BPE(vocab, [], unk_token=unk, fuse_unk=False))  # that merges nothing
-        tokenizer.decoder = decoders.Fuse()
+        split, decoder = None, decoders.Fuse()
+        characters = sorted(functools.reduce(set.union, texts, set()))
+        vocab = {c: i for i, c in enumerate([*characters, unk])}
+        model = models.BPE(vocab, [], unk_token=unk, fuse_unk=False)  # that merges nothing
     elif kind == 'byte':
-        tokenizer = HFTokenizer(models.BPE({c: b for b, c in enumerate(byte_characters())}, []))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.decoder = decoders.ByteLevel()
-    if fold:
-        tokenizer.normalizer = fold
+        split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        decoder = decoders.ByteLevel()
+        model = models.BPE({c: b for b, c in enumerate(byte_characters())}, [])
+    tokenizer = HFTokenizer(model)
+    tokenizer.pre_tokenizer, tokenizer.decoder, tokenizer.normalizer = split, decoder, fold
     return Learned(tokenizer.to_str())
 
 
@@ -378,7 +314,7 @@ def folding(normalize):
 def batches(texts, size=1 << 20):
     """Texts in pieces and lists of some `size` characters: less waiting for Python, and less memory for long ones."""
     batch, length = [], 0
-    for piece in itertools.chain.from_iterable(map(pieces, texts)):
+    for piece in itertools.chain.from_iterable(map(split_long, texts)):
         batch.append(piece)
         length += len(piece)
         if length >= size:
@@ -387,13 +323,13 @@ def batches(texts, size=1 << 20):
     yield batch
 
 
-def most_frequent(texts, most):
-    """The `most` frequent characters of the first 16M, and the texts with a space for every other one."""
+def most_frequent(texts, limit):
+    """The `limit` most frequent characters of the first 16M, and the texts with a space for every other one."""
     texts, first, counts = iter(texts), [], Counter()
     while counts.total() < 1 << 24 and (text := next(texts, None)) is not None:
         first.append(text)
         counts.update(text)
-    alphabet = sorted(counts.keys() - {' ', '\n', '\t'}, key=lambda c: (-counts[c], c))[:most]
+    alphabet = sorted(counts.keys() - {' ', '\n', '\t'}, key=lambda c: (-counts[c], c))[:limit]
     rare = re.compile(f'[^ \n\t{re.escape("".join(alphabet))}]')
     return alphabet, (rare.sub(' ', text) for text in itertools.chain(first, texts))
 
@@ -417,65 +353,46 @@ def byte_characters():
     return [chr(b) if b in visible else chr(256 + others.index(b)) for b in range(256)]
 
 
-def load(source, engine=''):
-    """A vocabulary by its built-in name, by a directory or file that holds it, or by a repository of the hub.
-
-    engine: 'gigatoken' encodes by that package if it is installed, and checks its ids on the first documents.
-    """
-    vocabulary = open_vocabulary(source)
-    if engine == 'gigatoken':
-        run_by_gigatoken(vocabulary)
-    elif engine:
-        fail(f"there is no engine {engine!r}: '' or 'gigatoken'")
-    return vocabulary
-
-
-def open_vocabulary(source):
+def load(source):
+    """Load a vocabulary by its built-in name, or from a directory or file that holds it, or a repository of the hub."""
     path = Path(source).expanduser()
-    if source in BUILT_IN:
-        return BuiltIn(source)
-    if (path / 'tokenizer.txt').exists():
-        name = (path / 'tokenizer.txt').read_text().strip()
-        if name not in BUILT_IN:
-            fail(f'{path}/tokenizer.txt names {name!r}, which is no built-in vocabulary')
+    named = path / 'tokenizer.txt'
+    name = named.read_text().strip() if source not in BUILT_IN and named.exists() else source
+    if name in BUILT_IN:
         return BuiltIn(name)
+    if named.exists():
+        fail(f'{named} names {name!r}, which is no built-in vocabulary')
     if path.is_dir():
         path = path / 'tokenizer.json'
     if not path.exists():
         if source.startswith(('.', '/', '~')) or source.count('/') > 1 or path.suffix == '.json':
             fail(f'there is no vocabulary at {path}')
-        path = Path(download_tokenizer(source))
+        from huggingface_hub import snapshot_download
+
+        try:
+            path = Path(snapshot_download(source, allow_patterns='tokenizer.json'), 'tokenizer.json')
+        except Exception as e:  # the hub's errors and the network's
+            choices = f'built in ({", ".join(BUILT_IN)}), learned here ({", ".join(KINDS)}), in a directory'
+            fail(f'there is no vocabulary {source!r} {choices} or on the hub: {reason(e)}')
     try:
         return Learned(path.read_text(encoding='utf-8'))
-    except Exception as e:  # tokenizers raises a bare Exception for a file it cannot parse
+    except (OSError, ValueError) as e:
         fail(f'{path} is not a Hugging Face tokenizer: {e}')
 
 
-def download_tokenizer(repository):
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-
-    try:
-        cached = try_to_load_from_cache(repository, 'tokenizer.json')
-        if isinstance(cached, str):
-            return cached
-        # without network this fails at once, a download after 24 s
-        HfApi().model_info(repository, timeout=30)
-        return hf_hub_download(repository, 'tokenizer.json')
-    except Exception as e:  # the hub's errors and the network's
-        fail(
-            f'there is no vocabulary {repository!r}: not built in ({", ".join(BUILT_IN)}), not learned '
-            f'({", ".join(KINDS)}), no such directory, and the hub says: {reason(e)}'
-        )
+# --- the script ------------------------------------------------------------------------
 
 
-def texts(bar):
-    """The documents of the settings' source, as prepare.py stores them, until `max_chars` characters are through."""
-    inputs, _ = sources.find(files, hub, hub_config, hub_split)
+def read_documents(bar):
+    """Yield the documents of the settings' source, as prepare.py stores them, up to `max_chars` characters."""
+    from corpus import filters, formats, sources  # here, since training imports this file but no filters
+
+    inputs, _ = sources.find_files(files, hub, hub_config, hub_split)
     bar.total = sum(size for _, size in inputs) or None
     left = max_chars
     for unit in sources.units(inputs):
         for _, text in formats.documents(unit, text_field, done=bar.update):
-            yield repaired(text[:left], Counter())
+            yield filters.normalize(text[:left], Counter())
             left -= len(text)
             if left <= 0:
                 return
@@ -483,15 +400,14 @@ def texts(bar):
 
 def train():
     with progress('reading', 0, 'B') as bar:
-        vocabulary = learn(kind, texts(bar), vocab_size, normalize)
+        vocabulary = learn(kind, read_documents(bar), vocab_size, normalize)
     try:
         os.makedirs(out_dir, exist_ok=True)
         vocabulary.save(out_dir)
     except OSError as e:
         fail(f'cannot write {out_dir}: {reason(e)}')
-    print(
-        f'{kind} vocabulary of {vocabulary.vocab_size:,} tokens, special ones included, in {out_dir}/tokenizer.json'
-    )
+    size = f'{vocabulary.vocab_size:,} tokens, special ones included'
+    print(f'{out_dir}/tokenizer.json: {kind} vocabulary of {size}')
 
 
 def compare():
@@ -499,7 +415,7 @@ def compare():
     global max_chars
     max_chars = min(max_chars, SAMPLE)
     with progress('reading', 0, 'B') as bar:
-        sample = [text for text in texts(bar) if text.strip()]
+        sample = [text for text in read_documents(bar) if text.strip()]
     size, words = sum(len(text.encode()) for text in sample), sum(len(text.split()) for text in sample)
     if not size:
         fail(f'{files or hub} holds no text')
@@ -527,8 +443,7 @@ def main():
         compare()
     else:
         fail(
-            "usage: python tokenizer.py train --files='GLOB' --out_dir=DIRECTORY, or "
-            "python tokenizer.py compare --files='GLOB' VOCABULARY ...; --help lists the settings"
+            'usage: tokenizer.py train --files=GLOB --out_dir=DIR, or compare --files=GLOB NAME ...; see --help'
         )
 
 

@@ -71,9 +71,6 @@ def bench_preparation(work):
         'barelm, defaults: basic, near copies': ours('defaults'),
         'barelm, web rules, near copies': ours('web', '--clean=web', '--languages=en'),
     }
-    if importlib.util.find_spec('gigatoken'):
-        flags = ('--clean=web', '--languages=en', '--engine=gigatoken')
-        sides['barelm, the same by gigatoken'] = ours('web-gigatoken', *flags)
     if nanogpt:
         script = Path(nanogpt, 'data', 'openwebtext', 'prepare.py').read_text()
         # the same script on local text, with the same vocabulary from one file, on the cores there are
@@ -127,7 +124,7 @@ def bench_copies(work):
         return size / (time.perf_counter() - began)
 
     dedup.lower_words(texts[:1])  # which makes a table of all characters, once
-    sides = {'barelm': lambda: timed(lambda: dedup.sketches(texts, dedup.lower_words(texts)))}
+    sides = {'barelm': lambda: timed(lambda: dedup.signatures(texts, dedup.lower_words(texts)))}
     if importlib.util.find_spec('datasketch'):
         from datasketch import MinHash
 

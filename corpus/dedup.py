@@ -1,14 +1,15 @@
-"""Copies among documents, and evaluation texts inside them.
+"""Deduplication and decontamination: exact and near copies among documents, and evaluation texts inside them.
 
 Near copies are found by MinHash and banding (Broder 1997; Leskovec et al., Mining of Massive Datasets, chapter 3), with
 the settings of FineWeb (Penedo et al. 2024, section 3.4) and datatrove: 5-grams of words, 14 bands of 8 rows. Two
 documents whose 5-grams overlap by s (Jaccard) meet with probability 1 - (1 - s^8)^14: 0.56 at s = 0.7, 0.92 at 0.8, 0.99 at
-0.86. A document costs 176 bytes, whatever its length, and its sketch is the same on every machine whose Python knows the same Unicode.
+0.86. The signature of a document takes 176 bytes, whatever its length, and is the same on every machine whose Python
+knows the same Unicode.
 
-    found = lower_words(texts)                # once, for both of the next
-    rows = sketches(texts, found)             # in the workers, a batch of documents at a time
+    found = lower_words(texts)                      # once, for both of the next
+    rows = signatures(texts, found)                 # in the workers, a batch of documents at a time
     leaked = overlaps(texts, found, benchmark_ngrams(evaluation_texts))
-    labels = clusters(all_rows)               # in one process, from the sketches of every shard
+    labels = clusters(all_rows)                     # in one process, from the signatures of all shards
 """
 
 import hashlib
@@ -16,25 +17,26 @@ import hashlib
 import numpy as np
 
 from common import mix
-from corpus.words import BLOCK, ngrams, words
+from corpus.words import BLOCK, is_in, lookup_table, ngrams, words
 
 GROUP = min(BLOCK, 1 << 16)  # characters split into words together: as much as stays in the cache
 WIDTH = 4096  # shingles permuted together; numpy copies rows shorter than a third of its 8192-element buffer
-LOOSE_ROWS = 3  # of a band that `relatives` looks at: similarity 0.75 is found with 99.95 %, 0.5 with 85 %, 0.1 with 1 %
+LOOSE_ROWS = (
+    3  # of a band that `similar` looks at: similarity 0.75 is found with 99.95 %, 0.5 with 85 %, 0.1 with 1 %
+)
 # words of an evaluation text that is looked for: fewer are a common phrase (GPT-3: Brown et al. 2020, appendix C)
 SHORTEST = 8
 
 
-def sketch_type(bands):
+def signature_dtype(bands):
     """What is kept of a document: 8 + 12 bytes a band, 176 at 14 bands."""
     return np.dtype([('exact', '<u8'), ('bands', '<u8', (bands,)), ('loose', '<u4', (bands,))])
 
 
 def fingerprint(text):
     """64 bits of the text's hash: equal for equal documents; among 100M others a false match has odds of 1 in 3,700."""
-    return int.from_bytes(
-        hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).digest(), 'little'
-    )
+    digest = hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).digest()
+    return int.from_bytes(digest, 'little')
 
 
 # --- words and shingles of a batch of documents ---------------------------------
@@ -43,10 +45,10 @@ def fingerprint(text):
 def lower_words(texts):
     """The lower-cased words, without symbols, of a list of documents -> (starts, ends, hashes, firsts).
 
-    starts, ends (words,) int64 are places in '\\n'.join(texts); hashes (words,) uint64; the words of document d are
+    starts, ends (words,) int64 are offsets in '\\n'.join(texts); hashes (words,) uint64; the words of document d are
     those from firsts[d] to firsts[d + 1]. Together because numpy's calls cost more than a short document's words.
     """
-    # the one letter whose lower case has two characters, which would move all places after it
+    # the one letter whose lower case has two characters, which would move all offsets after it
     lowered = [text.replace('İ', 'i').lower() for text in texts]
     offsets = np.cumsum([0, *(len(text) + 1 for text in texts)])
     found, group, began = [words('')[:3]], 0, 0
@@ -67,12 +69,12 @@ def lower_words(texts):
 
 
 def shingles(hashes, firsts, n):
-    """Hashes of each document's runs of n words, or of all its words where they are fewer -> (hashes, counts).
+    """Hashes of each document's n-grams, or of all its words if they are fewer than n -> (hashes, counts).
 
     hashes (shingles,) uint32; counts (documents,) int64: how many are each document's, 0 if it has no word.
     """
     lengths = np.diff(firsts)
-    # n - 1 zeros behind each document: no run holds words of two, and a document shorter than n has one run
+    # n - 1 zeros behind each document: no n-gram holds words of two, and a document shorter than n has one
     gaps = (n - 1) * np.arange(len(lengths))
     padded = np.zeros(len(hashes) + (n - 1) * len(lengths), np.uint64)
     padded[np.arange(len(hashes)) + np.repeat(gaps, lengths)] = hashes
@@ -81,17 +83,20 @@ def shingles(hashes, firsts, n):
     return ngrams(padded, n)[own].astype(np.uint32), counts
 
 
-# --- sketches -------------------------------------------------------------------
+# --- signatures -----------------------------------------------------------------
 
 
-def sketches(texts, found, bands=14, rows=8, n=5):
-    """The sketch of each document, (documents,) of sketch_type(bands). found: what lower_words(texts) gave."""
-    out = np.empty(len(texts), sketch_type(bands))
-    out['exact'] = exact_sketches(texts)['exact']
+def signatures(texts, found=None, bands=14, rows=8, n=5):
+    """MinHash signatures of documents, (documents,) of signature_dtype(bands). found: lower_words(texts).
+
+    Without bands they find equal documents only, and need no words.
+    """
+    out = np.empty(len(texts), signature_dtype(bands))
+    out['exact'] = [fingerprint(text) for text in texts]
     # a document without words, a row of dashes, is a copy of its equals only
     out['bands'] = out['exact'][:, None]
     out['loose'] = out['exact'][:, None] >> np.uint64(32)
-    hashes, counts = shingles(*found[2:], n)
+    hashes, counts = shingles(*found[2:], n) if bands else ((), ())
     if len(hashes):
         lowest = minhashes(hashes, counts[counts > 0], bands * rows).reshape(bands, rows, -1)
         keys = np.zeros((bands, lowest.shape[2]), np.uint64)
@@ -100,13 +105,6 @@ def sketches(texts, found, bands=14, rows=8, n=5):
             if row < LOOSE_ROWS:
                 loose = keys >> np.uint64(32)
         out['bands'][counts > 0], out['loose'][counts > 0] = keys.T, loose.T
-    return out
-
-
-def exact_sketches(texts):
-    """The sketch of each document where only equal ones are looked for, (documents,) of sketch_type(0)."""
-    out = np.empty(len(texts), sketch_type(0))
-    out['exact'] = [fingerprint(text) for text in texts]
     return out
 
 
@@ -134,39 +132,31 @@ def minhashes(hashes, counts, permutations):
 # --- clusters, over all shards --------------------------------------------------
 
 
-def first_exact(shards):
-    """The index of the first document of equal text, for each document, (documents,) int64.
-
-    shards: a list of arrays or memory maps of sketches; documents are numbered through them in order.
-    """
-    labels = np.arange(sum(map(len, shards)))
-    join(labels, shards, 'exact')
+def first_exact(rows):
+    """The index of the first document of equal text, for each document, (documents,) int64. rows: their signatures."""
+    labels = np.arange(len(rows))
+    merge_equal(labels, rows['exact'])
     return labels
 
 
-def clusters(shards):
+def clusters(rows):
     """The index of the first document of each document's cluster, (documents,) int64: copies, near copies, their copies.
 
-    Takes about 40 bytes a document at its peak, since it looks at one column of the sketches at a time.
+    rows: the signatures of the documents. Takes about 40 bytes a document at its peak, one column of them at a time.
     """
-    labels = first_exact(shards)
-    for band in range(shards[0]['bands'].shape[1]):
-        join(labels, shards, 'bands', band)
+    labels = first_exact(rows)
+    for band in rows['bands'].T:
+        merge_equal(labels, band)
     return labels
 
 
-def column(shards, field, *band):
-    """One number of each document's sketch, (documents,)."""
-    return np.concatenate([shard[field][(slice(None), *band)] for shard in shards])
-
-
-def join(labels, shards, field, *band):
-    """Merge, in place, the clusters of documents that agree in a column.
+def merge_equal(labels, column):
+    """Merge, in place, the clusters of documents that agree in a column of their signatures.
 
     Connected components by hooking each root below the lowest one beside it and jumping to the roots (Shiloach &
     Vishkin 1982): every two rounds at least halve the clusters yet to be merged, whatever their shape.
     """
-    keys = column(shards, field, *band)
+    keys = np.array(column)
     order = np.argsort(keys)
     keys = keys[order]
     same = keys[1:] == keys[:-1]
@@ -186,17 +176,17 @@ def join(labels, shards, field, *band):
             labels[:] = roots
 
 
-def relatives(shards, kept, chosen):
+def similar(rows, kept, chosen):
     """Which chosen documents resemble any other that is kept, (documents,) bool: they would leak across a split.
 
-    kept, chosen: (documents,) bool; kept has one document of each cluster, chosen are those of them meant for
-    validation. The test is the looser one. A chosen document that resembles only chosen ones counts too: were it left,
-    moving the other to training would make it leak.
+    rows: the signatures of the documents; kept, chosen: (documents,) bool; kept has one document of each cluster,
+    chosen are those of them meant for validation. The test is the looser one. A chosen document that resembles only
+    chosen ones counts too: were it left, moving the other to training would make it leak.
     """
     found = np.zeros(len(kept), bool)
     chosen = np.flatnonzero(kept & chosen)
-    for band in range(shards[0]['loose'].shape[1]):
-        keys = column(shards, 'loose', band)
+    for column in rows['loose'].T:
+        keys = np.array(column)
         ours, keys = keys[chosen], np.sort(keys[kept])
         found[chosen] |= np.isin(ours, keys[1:][keys[1:] == keys[:-1]])
     return found
@@ -206,45 +196,33 @@ def relatives(shards, kept, chosen):
 
 
 def benchmark_ngrams(texts, n=13):
-    """What `overlaps` looks for: {words in a run: (sorted hashes of the runs, table, shift)}.
+    """The n-grams of evaluation texts, for `overlaps`: {n: words.lookup_table of their hashes}, longest first.
 
-    Runs of 13 words as in GPT-3 and The Pile; an evaluation text of 8 to 12 words is one run as a whole, which is GPT-3's
-    range; a shorter one is not looked for. table[hash >> shift] is False where no run's hash begins with these bits,
-    which saves 15 searches of 16.
+    13 words as in GPT-3 and The Pile; a text of 8 to 12 words is looked for as a whole, which is GPT-3's range; a
+    shorter one is not looked for.
     """
     _, _, hashes, firsts = lower_words(texts)
-    runs = {}
+    grams = {}
     for first, last in zip(firsts[:-1], firsts[1:], strict=True):
         if last - first >= SHORTEST:
-            runs.setdefault(int(min(n, last - first)), []).append(ngrams(hashes[first:last], n))
-    benchmark = {}
-    for length in sorted(runs, reverse=True):
-        benchmark[length] = with_table(np.unique(np.concatenate(runs[length])))
-    return benchmark
-
-
-def with_table(known):
-    """(sorted hashes, table, shift), as in benchmark_ngrams."""
-    bits = (16 * len(known)).bit_length()
-    table, shift = np.zeros(1 << bits, bool), np.uint64(64 - bits)
-    table[known >> shift] = True
-    return known, table, shift
+            grams.setdefault(int(min(n, last - first)), []).append(ngrams(hashes[first:last], n))
+    return {
+        length: lookup_table(np.unique(np.concatenate(grams[length])))
+        for length in sorted(grams, reverse=True)
+    }
 
 
 def overlaps(texts, found, benchmark):
-    """The first run of words that each document shares with an evaluation text, as it stands there; '' if it has none.
+    """The first n-gram that each document shares with an evaluation text, as it stands there; '' if it has none.
 
-    found: what lower_words(texts) gave; benchmark: what benchmark_ngrams gave.
+    found: lower_words(texts); benchmark: of benchmark_ngrams.
     """
     starts, ends, hashes, firsts = found
     shared = [''] * len(texts)
-    for length, (known, table, shift) in benchmark.items():
+    for length, lookup in benchmark.items():
         if length > len(hashes):
             continue
-        runs = ngrams(hashes, length)
-        hits = np.flatnonzero(table[runs >> shift])
-        places = np.minimum(np.searchsorted(known, runs[hits]), len(known) - 1)
-        hits = hits[known[places] == runs[hits]]
+        hits = np.flatnonzero(is_in(ngrams(hashes, length), lookup))
         owners = np.searchsorted(firsts, hits, 'right') - 1
         for hit, owner in zip(hits, owners, strict=True):
             if not shared[owner] and hit + length <= firsts[owner + 1]:

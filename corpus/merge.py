@@ -29,8 +29,8 @@ def decide(shards, job):
     the others are dropped. The split is a function of the content alone, and a document goes to training rather than
     to validation where it is even remotely like another. found: what report.json says about copies.
     """
-    sketches = [shard.gather_sketches(shards, job['bands'] if job['dedup'] == 'near' else 0)]
-    count = len(sketches[0])
+    sketches = shard.gather_sketches(shards, job['bands'] if job['dedup'] == 'near' else 0)
+    count = len(sketches)
     found = dict(first=np.arange(count), exact=np.zeros(count, bool), moved=0)
     if job['dedup'] != 'none':
         found['first'] = first = dedup.first_exact(sketches)
@@ -40,11 +40,11 @@ def decide(shards, job):
     kept = found['first'] == np.arange(count)
     if kept.sum() < FEW:
         return split_by_position(shards, kept, job['val_fraction']), found
-    hashes = sketches[0]['exact']
+    hashes = sketches['exact']
     bound = max(job['val_fraction'] * 2.0**64, hashes[kept].min())  # one document at least
     chosen = kept & (hashes <= bound)
     if job['dedup'] == 'near':
-        moved = dedup.relatives(sketches, kept, chosen)
+        moved = dedup.similar(sketches, kept, chosen)
         found['moved'] = int(moved.sum())
         chosen &= ~moved
     return kept.astype(np.int8) + chosen, found

@@ -6,7 +6,7 @@ machine may make any shard, twice if need be, and a shard that is there is whole
     tokens.bin     the tokens of every document that the rules keep, each with its end of text
     mask.bin       of conversations: 1 for each token that is to be learned
     rows.bin       ROW of each document
-    sketches.bin   dedup.sketch_type of each document
+    sketches.bin   dedup.signature_dtype of each document
     report.json    what was read, changed, dropped and why, and the seconds it took
 """
 
@@ -53,7 +53,7 @@ def make(number, unit, job):
     partial = final.with_name(f'{final.name}.{socket.gethostname()}-{os.getpid()}.partial')
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    vocabulary = load_vocabulary(job['directory'], job['engine'])
+    vocabulary = load_vocabulary(job['directory'])
     benchmark = load_benchmark(job['directory']) if job['decontaminate'] else None
     told, labels = new_report(), {}
 
@@ -166,7 +166,7 @@ def sketched(batch, job, benchmark, told):
         if shared:
             document['rule'] = 'contaminated'
             told['contaminated'].append({'place': document['place'], 'words': shared})
-    found = dedup.sketches(texts, words, job['bands'], job['rows']) if near else dedup.exact_sketches(texts)
+    found = dedup.signatures(texts, words, job['bands'] if near else 0, job['rows'])
     stays = np.array([not document['rule'] for document in left], bool)
     for document in batch:
         told['documents'] += 1
@@ -214,8 +214,7 @@ def label_number(label, labels):
 def evaluation_texts(inputs):
     """Every string of evaluation files: the texts, and of rows all fields, whatever they are called."""
     for path, _ in inputs:
-        field = '' if formats.holds_rows(path) else 'text'
-        for _, document in formats.documents([(path, 0, None)], field):
+        for _, document in formats.documents([(path, 0, None)], text_field=''):
             yield from strings(document)
 
 
@@ -229,14 +228,14 @@ def strings(value):
 
 
 @functools.cache
-def load_vocabulary(directory, engine):
-    return tokenizer.load(str(Path(directory, 'vocabulary')), engine)
+def load_vocabulary(directory):
+    return tokenizer.load(str(Path(directory, 'vocabulary')))
 
 
 @functools.cache
 def load_benchmark(directory):
     with np.load(Path(directory, 'benchmark.npz')) as file:
-        return {int(length): dedup.with_table(file[length]) for length in file}
+        return {int(length): dedup.lookup_table(file[length]) for length in file}
 
 
 class Shard:
@@ -275,7 +274,7 @@ def gather_sketches(shards, bands):
         for each in shards:
             with open(each.path / 'sketches.bin', 'rb') as file:
                 shutil.copyfileobj(file, out)
-    return read_array(path, dedup.sketch_type(bands))
+    return read_array(path, dedup.signature_dtype(bands))
 
 
 def read_array(path, dtype):

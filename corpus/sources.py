@@ -1,8 +1,8 @@
-"""Where text comes from: named corpora, local files, data sets of the hub, as units of work.
+"""Sources of text: named corpora, local files, URLs, data sets of the hub, as units of work.
 
-`find` names the files of a source, `units` parts them into pieces of work of like size, formats.documents reads a piece:
+`find_files` finds the files of a source, `units` cuts them into units of similar size, formats.documents reads a unit:
 
-    inputs, origin = find('books/**/*.txt')           # or hub='OWNER/NAME'
+    inputs, origin = find_files('books/**/*.txt')     # or hub='OWNER/NAME'
     for unit in units(inputs):                        # in any order, on any machine
         for place, document in documents(unit):       # ('walden.txt:1', 'When I wrote the following pages, ...')
 """
@@ -14,7 +14,7 @@ import sysconfig
 import urllib.parse
 
 from common import fail, need, reason
-from corpus.formats import decompressed, hub_system, is_url, opened, patiently, splittable
+from corpus.formats import CODE_ERRORS, decompress, hub_filesystem, open_input, retry, splittable
 
 COMMON_CRAWL = 'https://data.commoncrawl.org/'
 SHAKESPEARE = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'
@@ -63,45 +63,38 @@ EXCEPTIONS = {
     'the-stack': CODE,
     'common-crawl': dict(clean='web', dedup='near'),
 }
+ROWS = [[cell.strip() for cell in line.split('| ')] for line in TABLE.strip().splitlines()]
 
 
-def sources():
-    """{name: what `python prepare.py NAME` reads and the settings it takes unless told otherwise}, from the table."""
-    named = {}
-    for line in TABLE.strip().splitlines()[1:]:
-        name, size, licence, about, val_fraction, where = (cell.strip() for cell in line.split('|'))
-        hub, _, hub_config = where.partition(' ')
-        source = (
-            dict(files=where) if '://' in where or where == 'python' else dict(hub=hub, hub_config=hub_config)
-        )
-        settings = dict(tokenizer='gpt2', val_fraction=float(val_fraction), clean='basic', dedup='exact')
-        named[name] = (
-            source | settings | dict(licence=licence, size=size, about=about) | EXCEPTIONS.get(name, {})
-        )
-    return named
+def settings_of(name, size, licence, about, val_fraction, origin):
+    """What `python prepare.py NAME` reads and the defaults of its settings, from a row of the table."""
+    hub, _, hub_config = origin.partition(' ')
+    is_hub = '://' not in origin and origin != 'python'
+    source = dict(hub=hub, hub_config=hub_config) if is_hub else dict(files=origin)
+    settings = dict(tokenizer='gpt2', val_fraction=float(val_fraction), clean='basic', dedup='exact')
+    return source | settings | dict(licence=licence, size=size, about=about) | EXCEPTIONS.get(name, {})
 
 
-SOURCES = sources()
+SOURCES = {row[0]: settings_of(*row) for row in ROWS[1:]}
 
 
 def listing():
     """What `python prepare.py --list` prints."""
-    rows = [[cell.rstrip() for cell in line.split('| ')] for line in TABLE.strip().splitlines()]
     return '\n'.join(
-        f'{name:<17} {size:>7}  {licence:<14} {about:<46} {where}'
-        for name, size, licence, about, _, where in rows
+        f'{name:<17} {size:>7}  {licence:<14} {about:<46} {origin}'
+        for name, size, licence, about, _, origin in ROWS
     )
 
 
 # --- which files ----------------------------------------------------------------
 
 
-def find(files, hub='', hub_config='', hub_split='train'):
-    """The files of a source -> ([(path, size in bytes or 0 if not known), ...], where they come from, for meta.json).
+def find_files(files, hub='', hub_config='', hub_split='train'):
+    """Find the files of a source -> ([(path, size in bytes or 0 if unknown), ...], their origin for meta.json).
 
-    files: a glob, in which ** goes into folders; 'python', the standard library that runs this; a URL; or a list of
-    paths: a file or URL ending in .paths or .paths.gz. hub: OWNER/NAME, or a local directory laid out like one.
-    Sorted, no file twice. Ends the program with one line if there is none.
+    files: a glob, in which ** goes into folders; 'python', the standard library of the Python that runs this; a URL;
+    or a list of paths: a file or URL ending in .paths or .paths.gz. hub: OWNER/NAME, or a local directory laid out
+    like one. Sorted, no file twice. Ends the program with one line if there is none.
     """
     if hub:
         return hub_files(hub, hub_config, hub_split)
@@ -110,14 +103,14 @@ def find(files, hub='', hub_config='', hub_split='train'):
     elif re.search(r'\.paths(\.gz)?$', files):
         paths = listed(os.path.expanduser(files))
     else:
-        paths = [files] if '://' in files else local_files(files)
-    kept = {}  # a file can have several names, by links
+        paths = [files] if '://' in files else local_files(os.path.expanduser(files))
+    unique = {}  # a file can have several names, by links
     for path in sorted(paths):
-        if '://' in path and not (is_url(path) or path.startswith('hf://')):
-            fail(f'{path} is of no kind that can be read here: http://, https://, hf:// or a local path')
-        kept.setdefault(path if '://' in path else os.path.realpath(path), path)
+        if '://' in path and not path.startswith(('http://', 'https://', 'hf://')):
+            fail(f'{path} cannot be read: http://, https://, hf:// and local paths can')
+        unique.setdefault(path if '://' in path else os.path.realpath(path), path)
     try:
-        inputs = [(path, 0 if '://' in path else os.path.getsize(path)) for path in kept.values()]
+        inputs = [(path, 0 if '://' in path else os.path.getsize(path)) for path in unique.values()]
     except OSError as e:
         fail(f'cannot read {e.filename}: {reason(e)}')
     return inputs, {'files': files, 'count': len(inputs)}
@@ -131,27 +124,21 @@ def standard_library():
     for folder, folders, names in os.walk(root):
         folders[:] = set(folders) - left_out
         paths += [os.path.join(folder, name) for name in names if name.endswith('.py')]
-    if not paths:
-        fail(f'this Python has no source files in {root}')
-    return paths
+    return paths or fail(f'this Python has no source files in {root}')
 
 
 def local_files(pattern):
-    pattern = os.path.expanduser(pattern)
     if os.path.isfile(pattern):  # its name may hold [ or *
         return [pattern]
     if os.path.basename(pattern) == '**':
         pattern += '/*'
     paths = [path for path in matches(pattern) if os.path.isfile(path)]
-    if not paths:
-        fail(
-            f'no file matches {pattern!r}; quote a pattern so that the shell leaves it alone, ** goes into folders'
-        )
-    return paths
+    advice = 'quote a pattern so that the shell leaves it alone, ** goes into folders'
+    return paths or fail(f'no file matches {pattern!r}; {advice}')
 
 
 def matches(pattern):
-    """Like glob.glob, but ** does not walk into links to folders, which may lead back up."""
+    """Like glob.glob, but ** enters neither hidden folders nor links to folders, which may lead back up."""
     deep = re.fullmatch(r'((?:.*?/)?)\*\*/(.*)', pattern, re.DOTALL)
     if not deep:
         return glob.glob(pattern)
@@ -165,15 +152,13 @@ def matches(pattern):
 
 def listed(listing):
     """The paths in a listing, one a line; a relative one begins at the listing's host or folder."""
-    with opened(listing) as file:
-        lines = decompressed(file, listing).read().decode().split('\n')
-    paths = [line.strip() for line in lines if line.strip()]
-    if not paths:
-        fail(f'{listing} lists nothing')
-    return [from_listing(path, listing) for path in paths]
+    with open_input(listing) as file:
+        lines = decompress(file, listing).read().decode().split('\n')
+    paths = [absolute(line.strip(), listing) for line in lines if line.strip()]
+    return paths or fail(f'{listing} lists nothing')
 
 
-def from_listing(path, listing):
+def absolute(path, listing):
     if '://' in path:
         return path
     if '://' in listing:
@@ -184,58 +169,54 @@ def from_listing(path, listing):
 
 
 def hub_files(hub, config, split):
-    """`find` for a data set of the hub, pinned to the commit that it stands at; its own library says which files."""
+    """`find_files` for a data set of the hub, pinned to its latest commit; its own library says which files."""
     datasets = need('datasets')
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    hub_system()
+    filesystem = hub_filesystem()
     datasets.disable_progress_bars()
-    local, where = os.path.isdir(hub), f'{hub} {config}'.strip()
+    local, name, pinned = os.path.isdir(hub), f'{hub} {config}'.strip(), {}
     try:
-        pinned = {} if local else {'revision': patiently(HfApi().dataset_info, hub, timeout=30).sha}
-        builder = patiently(datasets.load_dataset_builder, hub, config or None, **pinned)
-        splits = builder.config.data_files or {}
+        if not local:
+            pinned = {'revision': retry(HfApi().dataset_info, hub, timeout=30).sha}
+        splits = retry(datasets.load_dataset_builder, hub, config or None, **pinned).config.data_files or {}
         if split not in splits:
-            fail(
-                f'the data set {where} has no split {split!r}, only {", ".join(map(str, splits))}; name one with --hub_split'
-            )
-        paths = sorted(set(splits[split]))
-        sizes = {path: os.path.getsize(path) for path in paths} if local else hub_sizes(paths)
+            names = ', '.join(map(str, splits))
+            fail(f'the data set {name} has no split {split!r}, only {names}; name one with --hub_split')
+        paths, sizes = sorted(set(splits[split])), {}
+        for folder in () if local else {os.path.dirname(path) for path in paths}:  # a request each
+            sizes |= {'hf://' + entry['name']: entry['size'] for entry in filesystem.ls(folder)}
+        inputs = [(path, os.path.getsize(path) if local else sizes.get(path, 0)) for path in paths]
     except RepositoryNotFoundError:
         fail(f'the hub has no data set {hub}, or a private one: then set HF_TOKEN; local text: --files=GLOB')
-    except Exception as e:  # the hub's, the network's and those of the library
-        fail(f'cannot read the data set {where}: {" ".join(str(e).split())[:500] or reason(e)}')
-    origin = {'hub': hub, 'config': config, 'split': split, 'revision': pinned.get('revision', 'local')}
-    return [(path, sizes.get(path, 0)) for path in paths], origin
-
-
-def hub_sizes(paths):
-    """{path: bytes} of hf:// files and their neighbours, by a request a folder, not a file."""
-    folders = sorted({os.path.dirname(path) for path in paths})
-    return {'hf://' + entry['name']: entry['size'] for folder in folders for entry in hub_system().ls(folder)}
+    except CODE_ERRORS:
+        raise
+    except Exception as e:  # of the hub, the network and the library
+        fail(f'cannot read the data set {name}: {" ".join(str(e).split())[:500] or reason(e)}')
+    return inputs, {'hub': hub, 'config': config, 'split': split, 'revision': pinned.get('revision', 'local')}
 
 
 # --- units of work --------------------------------------------------------------
 
 
 def units(inputs, target=16 << 20):
-    """Part files into pieces of about `target` bytes: [[(path, start, stop), ...], ...], stop None for the end.
+    """Cut files into units of work of about `target` bytes: [[(path, start, stop), ...], ...], stop None for the end.
 
-    Small files are put together, large ones that can be read from the middle are cut; another is one piece. A piece
-    holds the lines, row groups or texts that begin in its bytes, so that nothing need be read to plan.
+    Small files are put together, large ones are cut if they can be read from the middle. A range holds the lines, row
+    groups or texts that begin in its bytes, so that nothing need be read to plan.
     """
-    pieces, together, size = [], [], 0
+    done, unit, size = [], [], 0
     for path, length in inputs:
-        unknown = not length and '://' in path
-        if together and (unknown or size + length > target):
-            pieces.append(together)
-            together, size = [], 0
+        alone = length > target or not length and '://' in path  # of unknown size
+        if unit and (alone or size + length > target):
+            done.append(unit)
+            unit, size = [], 0
         if length > target and splittable(path):
-            pieces += [[(path, start, min(start + target, length))] for start in range(0, length, target)]
-        elif unknown or length > target:
-            pieces.append([(path, 0, None)])
+            done += [[(path, start, min(start + target, length))] for start in range(0, length, target)]
+        elif alone:
+            done.append([(path, 0, None)])
         else:
-            together.append((path, 0, None))
+            unit.append((path, 0, None))
             size += length
-    return pieces + [together] * bool(together)
+    return done + [unit] * bool(unit)

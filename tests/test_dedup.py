@@ -1,4 +1,4 @@
-"""dedup.py: sketches against the theory of MinHash, clusters against union-find, overlaps against string comparison."""
+"""dedup.py: signatures against the theory of MinHash, clusters against union-find, overlaps against string comparison."""
 
 import os
 import re
@@ -18,13 +18,13 @@ BANDS, ROWS = 14, 8
 VOCABULARY = [f'w{i}' for i in range(5000)]
 
 
-def sketch_all(texts, **settings):
-    return dedup.sketches(texts, dedup.lower_words(texts), **settings)
+def sign_all(texts, **settings):
+    return dedup.signatures(texts, dedup.lower_words(texts), **settings)
 
 
 def alike(text, other):
     """In how many of the 14 bands two texts agree."""
-    rows = sketch_all([text, other])
+    rows = sign_all([text, other])
     return int((rows['bands'][0] == rows['bands'][1]).sum())
 
 
@@ -41,11 +41,11 @@ def with_changes(words, share, random):
     return list(changed)
 
 
-# --- sketches -------------------------------------------------------------------
+# --- signatures -------------------------------------------------------------------
 
 
-def test_sketch_takes_less_than_200_bytes():
-    assert dedup.sketch_type(BANDS).itemsize == 176
+def test_signature_takes_less_than_200_bytes():
+    assert dedup.signature_dtype(BANDS).itemsize == 176
 
 
 @pytest.mark.parametrize('size', [7, 60, 700, 20_000])
@@ -76,7 +76,7 @@ def test_near_copies_are_found_as_often_as_the_theory_says():
         texts += [' '.join(words), ' '.join(other)]
     similar = np.array(similar)
     assert similar.min() < 0.25 and similar.max() > 0.95
-    rows = sketch_all(texts)
+    rows = sign_all(texts)
     for field, band_rows in (('bands', ROWS), ('loose', dedup.LOOSE_ROWS)):
         agree = rows[field][::2] == rows[field][1::2]
         chance = 1 - (1 - similar**band_rows) ** BANDS
@@ -87,7 +87,7 @@ def test_near_copies_are_found_as_often_as_the_theory_says():
             assert abs(agree[here].any(1).sum() - p.sum()) <= 4 * np.sqrt((p * (1 - p)).sum()) + 1
 
 
-def test_sketch_equals_that_of_plain_python_integers():
+def test_signature_equals_that_of_plain_python_integers():
     """No result depends on how wide, or in which byte order, a machine keeps its numbers."""
     mask = 2**64 - 1
 
@@ -103,7 +103,7 @@ def test_sketch_equals_that_of_plain_python_integers():
         ' '.join(VOCABULARY[:40]),
         '漢字かな交じり文',
     ]
-    for text, row in zip(texts, sketch_all(texts, bands=3, rows=5), strict=True):
+    for text, row in zip(texts, sign_all(texts, bands=3, rows=5), strict=True):
         hashes = [int(x) for x in dedup.words(text.lower())[2][dedup.words(text.lower())[3]]]
         hashes += [0] * (5 - len(hashes))
         shingles = [
@@ -136,15 +136,15 @@ documents = st.lists(
 # the last two together are more than words() takes at once
 @example(['a b c ' * 9000, 'd é f ' * 9000, 'g', 'longer ' * 100_000, 'words ' * 100_000])
 @settings(max_examples=150)
-def test_sketch_is_a_function_of_the_text_alone(texts):
+def test_signature_is_a_function_of_the_text_alone(texts):
     """Not of the documents that it shares a batch with."""
-    together = sketch_all(texts)
+    together = sign_all(texts)
     assert len(together) == len(texts)
     for text, row in zip(texts, together, strict=True):
-        assert row.tobytes() == sketch_all([text])[0].tobytes()
+        assert row.tobytes() == sign_all([text])[0].tobytes()
 
 
-def test_sketch_of_a_long_document_spans_blocks():
+def test_signature_of_a_long_document_spans_blocks():
     """More shingles than are permuted together: the order of words beyond the 5-grams does not matter to it."""
     words = [VOCABULARY[i] for i in np.random.default_rng(0).integers(0, 5000, 3 * dedup.WIDTH)]
     a, b = ' '.join(words), ' '.join(words[6000:] + words[:6000])  # all but 4 + 4 of the 5-grams
@@ -154,7 +154,7 @@ def test_sketch_of_a_long_document_spans_blocks():
 
 def test_case_and_symbols_make_no_difference():
     a = 'It is a truth universally acknowledged, that a single man in possession of a good fortune'
-    rows = sketch_all([a, a.upper().replace(',', ' --') + '!!!'])
+    rows = sign_all([a, a.upper().replace(',', ' --') + '!!!'])
     assert rows['exact'][0] != rows['exact'][1]
     assert (rows['bands'][0] == rows['bands'][1]).all()
 
@@ -165,7 +165,7 @@ def test_short_empty_and_symbol_only_documents():
     assert alike('hello world', 'hello there') == 0
     assert alike('one two three four five', 'one two three four') == 0
     nothing = ['', ' ', '---', '***', '?!', '^' * 100_000, '---']
-    labels = dedup.clusters([sketch_all([*nothing, 'word'])])
+    labels = dedup.clusters(sign_all([*nothing, 'word']))
     assert labels.tolist() == [0, 1, 2, 3, 4, 5, 2, 7]
 
 
@@ -176,11 +176,11 @@ def test_near_copies_in_scripts_without_spaces():
     assert alike(text, text[::-1]) == 0
 
 
-def test_same_sketches_in_every_process():
+def test_same_signatures_in_every_process():
     """Python salts its own hashes anew in each."""
     program = (
         'from corpus import dedup; t = ["the quick brown fox jumps over it", "", "--", "x" * 9999]; '
-        'print(dedup.sketches(t, dedup.lower_words(t)).tobytes().hex())'
+        'print(dedup.signatures(t, dedup.lower_words(t)).tobytes().hex())'
     )
     seen = set()
     for seed in ('0', '1'):
@@ -208,12 +208,12 @@ def peak_memory(function):
 
 
 def made_up(exact, bands, loose=None):
-    """Sketches from columns of small numbers, in shards of uneven size."""
+    """Signatures from columns of small numbers."""
     bands = np.asarray(bands, np.uint64).reshape(len(exact), -1)
-    rows = np.zeros(len(exact), dedup.sketch_type(bands.shape[1]))
+    rows = np.zeros(len(exact), dedup.signature_dtype(bands.shape[1]))
     rows['exact'], rows['bands'] = exact, bands
     rows['loose'] = bands if loose is None else loose
-    return np.split(rows, [len(rows) // 5, len(rows) // 5, len(rows) // 2])
+    return rows
 
 
 def union_find(columns):
@@ -241,9 +241,9 @@ tables = st.integers(1, 40).flatmap(
 @given(tables)
 @settings(max_examples=300)
 def test_clusters_equal_those_of_union_find(columns):
-    shards = made_up(columns[0], np.transpose(columns[1:]))
-    assert dedup.clusters(shards).tolist() == union_find(columns)
-    assert dedup.first_exact(shards).tolist() == union_find(columns[:1])
+    rows = made_up(columns[0], np.transpose(columns[1:]))
+    assert dedup.clusters(rows).tolist() == union_find(columns)
+    assert dedup.first_exact(rows).tolist() == union_find(columns[:1])
 
 
 @pytest.mark.parametrize('shape', ['chain', 'shuffled chain', 'one cluster', 'grid', 'strangers'])
@@ -262,8 +262,8 @@ def test_clusters_of_hard_shapes_within_memory(shape):
     if shape == 'shuffled chain':
         places = np.random.default_rng(0).permutation(n)
         bands = [column[places] for column in bands]
-    shards = made_up(strangers, np.stack(bands, 1))
-    labels, peak = peak_memory(lambda: dedup.clusters(shards))
+    rows = made_up(strangers, np.stack(bands, 1))
+    labels, peak = peak_memory(lambda: dedup.clusters(rows))
     expected = n if shape == 'strangers' else 1
     assert len(np.unique(labels)) == expected
     assert (labels <= i).all() and (labels[labels] == labels).all()
@@ -275,20 +275,20 @@ def test_planted_near_copies_are_clustered_and_strangers_are_not():
     originals = [list(random.choice(VOCABULARY, 300)) for _ in range(60)]
     texts = [' '.join(words) for words in originals]
     texts += [' '.join(with_changes(words, 0.01, random)) for words in originals[:30]]
-    labels = dedup.clusters(np.array_split(sketch_all(texts), 4))
+    labels = dedup.clusters(sign_all(texts))
     assert labels.tolist() == [*range(60), *range(30)]
 
 
-# --- relatives across the split -------------------------------------------------
+# --- similar documents across the split -------------------------------------------------
 
 
 @given(tables, st.data())
 @settings(max_examples=200)
-def test_relatives_equal_those_of_comparing_all_pairs(columns, data):
+def test_similar_ones_equal_those_of_comparing_all_pairs(columns, data):
     n = len(columns[0])
     kept, chosen = (np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n))) for _ in range(2))
-    shards = made_up([0] * n, np.transpose(columns))
-    found = dedup.relatives(shards, kept, chosen)
+    rows = made_up([0] * n, np.transpose(columns))
+    found = dedup.similar(rows, kept, chosen)
     for i in range(n):
         others = (j for j in range(n) if j != i and kept[j])
         related = any(column[i] == column[j] for j in others for column in columns)
@@ -302,10 +302,10 @@ def test_no_near_copy_remains_across_the_split():
     others = [with_changes(words, 0.04, random) for words in originals]
     texts = [' '.join(words) for words in originals + others]
     similar = np.array([jaccard(a, b) for a, b in zip(originals, others, strict=True)])
-    shards = np.array_split(sketch_all(texts), 3)
-    labels = dedup.clusters(shards)
+    rows = sign_all(texts)
+    labels = dedup.clusters(rows)
     kept, chosen = labels == np.arange(400), np.arange(400) < 200
-    moved = dedup.relatives(shards, kept, chosen)
+    moved = dedup.similar(rows, kept, chosen)
     left = kept[200:] & ~moved[:200]
     missed = ((1 - similar**dedup.LOOSE_ROWS) ** BANDS)[kept[200:]].sum()
     assert kept[200:].sum() > 30  # there was something to be moved

@@ -751,7 +751,7 @@ def test_an_archive_cut_short_is_refused_and_the_same_command_goes_on_with_the_w
 
 
 def test_a_line_too_long_to_hold_is_damage(prepared, monkeypatch):
-    monkeypatch.setattr(formats, 'LONGEST_LINE', 1 << 20)
+    monkeypatch.setattr(formats, 'MAX_LINE', 1 << 20)
     write_jsonl(Path('a.jsonl'), ['first', 'x' * 3_000_000, 'last'])
     directory = prepared('x --files=a.jsonl --tokenizer=byte --val_fraction=0.4 --max_documents=9')
     told = json.loads((directory / 'report.json').read_text())

@@ -189,12 +189,12 @@ PAGE = """<html><head><meta charset="{}"><title>T</title></head><body><nav><a hr
 @pytest.mark.parametrize('name', ['a.html', 'a.htm.gz'])
 def test_a_page_gives_its_main_text_in_any_charset(tmp_path, name, charset):
     path = tmp_path / name
-    path.write_bytes(COMPRESS[formats.kind(name)[1]](PAGE.format(charset).encode(charset)))
+    path.write_bytes(COMPRESS[formats.suffixes(name)[1]](PAGE.format(charset).encode(charset)))
     (text,) = read(path)
     assert 'Über uns' in text and 'Café in Köln' in text and 'Home' not in text and 'Impressum' not in text
 
 
-def test_a_page_that_would_take_hours_is_gone_past(tmp_path):
+def test_a_page_that_would_take_hours_is_skipped(tmp_path):
     for page in (b'<div>' * 100_000, b'<DIV><article>' * 50_000 + b'</article></div>' * 50_000):
         (tmp_path / 'a.html').write_bytes(page)
         bad = []
@@ -248,7 +248,7 @@ def test_a_crawl_gives_the_main_text_of_its_pages(tmp_path, ending):
     assert read(path) == TEXTS
 
 
-def test_a_page_its_sender_compressed_badly_is_gone_past(tmp_path):
+def test_a_page_its_sender_compressed_badly_is_skipped(tmp_path):
     broken = response(b'no gzip at all', Content_Type='text/html', Content_Encoding='gzip')
     (tmp_path / 'a.warc').write_bytes(warc(CRAWL[2], broken, CRAWL[3]))
     bad = []
@@ -276,7 +276,7 @@ def test_wikitext_rows_are_joined_into_articles(tmp_path):
     (tmp_path / 'wikitext').mkdir()
     write_parquet(tmp_path / 'wikitext' / 'train.parquet', {'text': rows}, row_group_size=4)
     assert read(tmp_path / 'wikitext' / 'train.parquet', target=50) == articles
-    (inputs, _) = sources.find('', str(tmp_path / 'wikitext'))
+    (inputs, _) = sources.find_files('', str(tmp_path / 'wikitext'))
     assert [text for unit in sources.units(inputs) for _, text in formats.documents(unit)] == articles
 
 
@@ -290,19 +290,19 @@ def test_progress_adds_up_to_the_size_of_the_files(tmp_path, name, target):
     if name.endswith('parquet'):
         write_parquet(path, {'text': texts}, row_group_size=7)
     else:
-        ending = formats.kind(name)[1]
-        content = {'.jsonl': jsonl, '.json': jsonl, '.csv': comma_separated}.get(formats.kind(name)[0])
+        ending = formats.suffixes(name)[1]
+        content = {'.jsonl': jsonl, '.json': jsonl, '.csv': comma_separated}.get(formats.suffixes(name)[0])
         path.write_bytes(COMPRESS[ending](content(texts) if content else ''.join(texts).encode()))
-    told = []
-    documents = read(path, done=told.append, target=target)
+    reported = []
+    documents = read(path, done=reported.append, target=target)
     assert ''.join(documents) == ''.join(texts)
-    assert sum(told) == path.stat().st_size and min(told) >= 0
+    assert sum(reported) == path.stat().st_size and min(reported) >= 0
 
 
 # --- units --------------------------------------------------------------------------
 
 
-def test_small_files_are_put_together_large_ones_cut_others_left_whole():
+def test_small_files_are_put_together_large_ones_cut_others_not():
     inputs = [
         ('a.txt', 6),
         ('b.md', 3),
@@ -344,8 +344,8 @@ def test_a_long_text_is_cut_at_line_ends_and_loses_nothing(tmp_path_factory, tex
     path.write_text(text, encoding='utf-8', newline='')
     slack = min(slack, longest)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, 'LONGEST', longest)
-        patch.setattr(formats, 'SLACK', slack)
+        patch.setattr(formats, 'MAX_TEXT', longest)
+        patch.setattr(formats, 'CUT_WINDOW', slack)
         whole = read(path)
         for target in (1, 7, longest, 2 * longest + 1):
             assert read(path, target=target) == whole
@@ -402,8 +402,8 @@ def test_places_name_the_line_or_row(tmp_path):
 
 @pytest.mark.parametrize('name', ['nul.txt', 'line.jsonl'])
 def test_memory_stays_bounded_whatever_is_in_a_file(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(formats, 'LONGEST', 1 << 20)
-    monkeypatch.setattr(formats, 'LONGEST_LINE', 1 << 20)
+    monkeypatch.setattr(formats, 'MAX_TEXT', 1 << 20)
+    monkeypatch.setattr(formats, 'MAX_LINE', 1 << 20)
     path, size = tmp_path / name, 60 << 20
     with open(path, 'wb') as f:
         f.truncate(size)
@@ -485,7 +485,7 @@ def test_a_bad_file_is_refused(tmp_path, refused, name, content, words):
     refused([name, *words], read, tmp_path / name)
 
 
-def test_bad_lines_are_counted_named_and_gone_past(tmp_path):
+def test_bad_lines_are_counted_named_and_skipped(tmp_path):
     good = jsonl(['one', 'two', 'three']).splitlines(keepends=True)
     faults = [
         b'{"text": \n',
@@ -507,8 +507,8 @@ def test_bad_lines_are_counted_named_and_gone_past(tmp_path):
 @pytest.mark.parametrize('name', ['a.txt', 'a.txt.gz', 'a.csv'])
 def test_bytes_that_are_no_utf8_are_found_where_they_are(tmp_path, refused, name):
     path = tmp_path / name
-    path.write_bytes(COMPRESS[formats.kind(name)[1]](b'text\n' + b'x\n' * 61_725 + b'\n\xff"}\n'))
-    refused(['123,456'], read, path)
+    path.write_bytes(COMPRESS[formats.suffixes(name)[1]](b'text\n' + b'x\n' * 61_725 + b'\n\xff"}\n'))
+    refused(['line 61728' if name == 'a.csv' else 'byte 123,456'], read, path)
 
 
 def test_parquet_without_the_field_or_with_numbers_in_it(tmp_path, refused):
@@ -552,26 +552,30 @@ def test_globs_go_into_folders_are_sorted_and_name_files_only(tmp_path, refused)
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(path)
-    inputs, origin = sources.find(f'{tmp_path}/**/*.txt')
+    inputs, origin = sources.find_files(f'{tmp_path}/**/*.txt')
     assert names(inputs, tmp_path) == ['a.txt', 'b.txt', 'sub/c.txt', 'sub/deep/d.txt']
     assert [size for _, size in inputs] == [5, 5, 9, 14]
     assert origin == {'files': f'{tmp_path}/**/*.txt', 'count': 4}
-    assert names(sources.find(f'{tmp_path}/sub/**')[0], tmp_path) == [
+    assert names(sources.find_files(f'{tmp_path}/sub/**')[0], tmp_path) == [
         'sub/c.txt',
         'sub/deep/d.txt',
         'sub/e.md',
     ]
-    assert names(sources.find(f'{tmp_path}/*/**/d*/**/*.txt')[0], tmp_path) == ['sub/deep/d.txt']
-    refused(['*.rst', 'no file'], sources.find, f'{tmp_path}/*.rst')
-    refused(['no file'], sources.find, str(tmp_path / 'sub'))
-    refused(['s3://a/b.txt'], sources.find, 's3://a/b.txt')
+    assert names(sources.find_files(f'{tmp_path}/*/**/d*/**/*.txt')[0], tmp_path) == ['sub/deep/d.txt']
+    refused(['*.rst', 'no file'], sources.find_files, f'{tmp_path}/*.rst')
+    refused(['no file'], sources.find_files, str(tmp_path / 'sub'))
+    refused(['s3://a/b.txt'], sources.find_files, 's3://a/b.txt')
 
 
 def test_a_glob_of_this_folder(tmp_path, monkeypatch):
     (tmp_path / 'sub').mkdir()
     (tmp_path / 'sub' / 'a.txt').write_text('a')
     monkeypatch.chdir(tmp_path)
-    assert names(sources.find('**/*.txt')[0], '.') == names(sources.find('sub/*')[0], '.') == ['sub/a.txt']
+    assert (
+        names(sources.find_files('**/*.txt')[0], '.')
+        == names(sources.find_files('sub/*')[0], '.')
+        == ['sub/a.txt']
+    )
 
 
 def test_links_neither_hang_nor_give_a_file_twice(tmp_path):
@@ -583,31 +587,31 @@ def test_links_neither_hang_nor_give_a_file_twice(tmp_path):
     (tmp_path / 'another name.txt').symlink_to(tmp_path / 'real' / 'a.txt')
     (tmp_path / 'nowhere.txt').symlink_to(tmp_path / 'gone')
     (tmp_path / 'itself.txt').symlink_to(tmp_path / 'itself.txt')
-    assert len(sources.find(f'{tmp_path}/**/*.txt')[0]) == 1
-    assert len(sources.find(f'{tmp_path}/*/*.txt')[0]) == 1  # where it is named, a link is followed
-    assert names(sources.find(f'{tmp_path}/again/*.txt')[0], tmp_path) == ['again/a.txt']
+    assert len(sources.find_files(f'{tmp_path}/**/*.txt')[0]) == 1
+    assert len(sources.find_files(f'{tmp_path}/*/*.txt')[0]) == 1  # where it is named, a link is followed
+    assert names(sources.find_files(f'{tmp_path}/again/*.txt')[0], tmp_path) == ['again/a.txt']
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_found_by_its_name(tmp_path):
     path = tmp_path / 'my notes [1]' / 'a * b.txt'
     path.parent.mkdir()
     path.write_text('some text')
-    inputs, _ = sources.find(str(path))
+    inputs, _ = sources.find_files(str(path))
     assert inputs == [(str(path), 9)]
     assert [list(formats.documents(unit)) for unit in sources.units(inputs)] == [
         [('a * b.txt:1', 'some text')]
     ]
-    assert sources.find(f'{tmp_path}/**/*.txt')[0] == inputs
+    assert sources.find_files(f'{tmp_path}/**/*.txt')[0] == inputs
 
 
 def test_the_home_directory_may_be_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     (tmp_path / 'a.txt').write_text('a')
-    assert sources.find('~/*.txt')[0] == [(str(tmp_path / 'a.txt'), 1)]
+    assert sources.find_files('~/*.txt')[0] == [(str(tmp_path / 'a.txt'), 1)]
 
 
 def test_the_standard_library_comes_without_its_tests_and_packages():
-    inputs, origin = sources.find('python')
+    inputs, origin = sources.find_files('python')
     paths = [path for path, _ in inputs]
     assert json.__file__ in paths and json.decoder.__file__ in paths and len(paths) > 300
     assert origin == {'files': 'python', 'count': len(paths)} and paths == sorted(paths)
@@ -627,8 +631,8 @@ def test_a_listing_of_paths(tmp_path, refused, name):
         str(tmp_path / 'sub/b.txt'),
     ]
     listing = tmp_path / name
-    listing.write_bytes(COMPRESS[formats.kind(name)[1]]('\n'.join([*lines, '']).encode()))
-    inputs, origin = sources.find(str(listing))
+    listing.write_bytes(COMPRESS[formats.suffixes(name)[1]]('\n'.join([*lines, '']).encode()))
+    inputs, origin = sources.find_files(str(listing))
     assert inputs == [
         (f'{tmp_path}/sub/b.txt', 2),
         ('https://a.org/c.txt?x', 0),
@@ -636,9 +640,9 @@ def test_a_listing_of_paths(tmp_path, refused, name):
     ]
     assert origin == {'files': str(listing), 'count': 3}
     (tmp_path / 'sub' / 'b.txt').unlink()
-    refused(['b.txt', 'No such file'], sources.find, str(listing))
-    listing.write_bytes(COMPRESS[formats.kind(name)[1]](b'\n'))
-    refused([name, 'nothing'], sources.find, str(listing))
+    refused(['b.txt', 'No such file'], sources.find_files, str(listing))
+    listing.write_bytes(COMPRESS[formats.suffixes(name)[1]](b'\n'))
+    refused([name, 'nothing'], sources.find_files, str(listing))
 
 
 def test_every_named_source_is_complete_and_in_the_table():
@@ -664,7 +668,7 @@ def served(monkeypatch):
     """served(handler) starts an HTTP server of this machine -> its address."""
     servers = []
     monkeypatch.setenv('no_proxy', '127.0.0.1')
-    monkeypatch.setattr(formats, 'PATIENCE', (0.01,) * len(formats.PATIENCE))
+    monkeypatch.setattr(formats, 'BACKOFF', 0.01)
 
     def served(handler):
         servers.append(ThreadingHTTPServer(('127.0.0.1', 0), handler))
@@ -684,7 +688,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 def fetched(url):
     """The documents of a URL."""
-    inputs, _ = sources.find(url)
+    inputs, _ = sources.find_files(url)
     return [text for unit in sources.units(inputs) for _, text in formats.documents(unit)]
 
 
@@ -692,7 +696,7 @@ def fetched(url):
 @pytest.mark.parametrize('name', ['a.txt', 'a.jsonl.gz'])
 def test_a_url_is_downloaded_and_read_by_its_ending(tmp_path, served, name, query):
     content = jsonl(TEXTS) if 'jsonl' in name else ''.join(TEXTS).encode()
-    (tmp_path / name).write_bytes(COMPRESS[formats.kind(name)[1]](content))
+    (tmp_path / name).write_bytes(COMPRESS[formats.suffixes(name)[1]](content))
     address = served(partial(Quiet, directory=str(tmp_path)))
     assert ''.join(fetched(f'{address}/{name}{query}')) == ''.join(TEXTS)
 
@@ -754,7 +758,7 @@ def test_a_file_that_changes_during_the_download_is_not_put_together_of_both(ser
 def test_a_download_that_never_completes_is_not_taken_for_the_whole(served, refused):
     handler = type('Handler', (Unreliable,), dict(content=b'x' * 1500, requests=[], honours=False))
     address = served(handler)
-    refused([address, 'breaks off', '1,000'], fetched, f'{address}/a.txt')
+    refused([address, '1000 bytes read', '500 more'], fetched, f'{address}/a.txt')
     assert 3 < len(handler.requests) < 10
 
 
@@ -781,7 +785,7 @@ def test_a_server_that_is_not_well_is_asked_again(tmp_path, served, refused):
 
 
 def hub_texts(folder, split='train', field='text', config=''):
-    inputs, origin = sources.find('', str(folder), config, split)
+    inputs, origin = sources.find_files('', str(folder), config, split)
     assert origin == {'hub': str(folder), 'config': config, 'split': split, 'revision': 'local'}
     assert all(size == os.path.getsize(path) for path, size in inputs)
     return [text for unit in sources.units(inputs) for _, text in formats.documents(unit, field)]
@@ -800,19 +804,22 @@ def test_faults_of_a_local_directory(tmp_path, refused):
     (tmp_path / 'stories' / 'data').mkdir(parents=True)
     (tmp_path / 'stories' / 'data' / 'train.jsonl').write_bytes(jsonl(TEXTS))
     stories = str(tmp_path / 'stories')
-    refused([stories, "'validation'", 'train', '--hub_split'], sources.find, '', stories, '', 'validation')
-    refused([stories, 'german', 'default'], sources.find, '', stories, 'german')
+    refused(
+        [stories, "'validation'", 'train', '--hub_split'], sources.find_files, '', stories, '', 'validation'
+    )
+    refused([stories, 'german', 'default'], sources.find_files, '', stories, 'german')
     (tmp_path / 'empty').mkdir()
-    refused([str(tmp_path / 'empty')], sources.find, '', str(tmp_path / 'empty'))
+    refused([str(tmp_path / 'empty')], sources.find_files, '', str(tmp_path / 'empty'))
 
 
 READ = """
-import json, sys, formats, sources
-formats.PATIENCE = (0.1,) * 5
+import json, sys
+from corpus import formats, sources
+formats.BACKOFF = 0.1
 bad = lambda place, why: None
 for case in json.loads(sys.argv[1]):
     try:
-        inputs, origin = sources.find('', *case)
+        inputs, origin = sources.find_files('', *case)
         texts = [text for unit in sources.units(inputs, 20_000) for _, text in formats.documents(unit, 'text', bad)]
         print(json.dumps([inputs, origin, texts]))
     except SystemExit as e:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import unicodedata
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -313,7 +312,7 @@ def by_tokenizers(vocabulary, text):
 @example(text=' ' * 10_000 + 'a' * 10_000)
 def test_tiktoken_gives_a_learned_bpe_the_ids_that_tokenizers_gives(every, text):
     assert every['bpe'].encoding
-    assert every['bpe'].run(text).tolist() == by_tokenizers(every['bpe'], text)
+    assert every['bpe'].encode_pieces([text])[0].tolist() == by_tokenizers(every['bpe'], text)
 
 
 def test_tiktoken_and_tokenizers_agree_on_every_character(every):
@@ -322,7 +321,7 @@ def test_tiktoken_and_tokenizers_agree_on_every_character(every):
         text = ''.join(f'a{c}1{c}.{c}  ' for c in characters[first : first + (1 << 16)])
         texts = [text[i : i + 4096] for i in range(0, len(text), 4096)]
         reference = every['bpe'].hf.encode_batch_fast(texts, add_special_tokens=False)
-        assert [every['bpe'].run(t).tolist() for t in texts] == [e.ids for e in reference]
+        assert [ids.tolist() for ids in every['bpe'].encode_pieces(texts)] == [e.ids for e in reference]
 
 
 @pytest.mark.parametrize(
@@ -350,10 +349,10 @@ def test_tiktoken_and_tokenizers_agree_on_every_character(every):
     ids=str,
 )
 def test_tiktoken_is_left_alone_with_what_it_cannot_do(every, change):
-    whole = json.loads(every['bpe'].hf.to_str())
+    spec = json.loads(every['bpe'].hf.to_str())
     for key, value in change.items():
-        whole[key] = whole[key] | value if isinstance(whole[key], dict) else value
-    vocabulary = vocabularies.Learned(json.dumps(whole))
+        spec[key] = spec[key] | value if isinstance(spec[key], dict) else value
+    vocabulary = vocabularies.Learned(json.dumps(spec))
     assert vocabulary.encoding is None
     for text in ('! Hello, World' + PROSE, *SCRIPTS):
         assert vocabulary.encode(text) == by_tokenizers(vocabulary, text)
@@ -380,40 +379,6 @@ def test_merges_that_nothing_learned_get_the_ids_of_tokenizers(pairs, text):
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     vocabulary = vocabularies.Learned(bpe.to_str())
     assert vocabulary.encode(text) == by_tokenizers(vocabulary, text)
-
-
-class Gigatoken:
-    """A stand-in for the package: it reads the file of ranks it is given, and is wrong about one word."""
-
-    class Tokenizer:
-        @classmethod
-        def from_tiktoken(cls, path, pretokenizer, special_tokens):
-            from tiktoken_ext.openai_public import r50k_pat_str
-
-            assert pretokenizer == 'gpt2' and special_tokens == {}
-            lines = [line.split() for line in Path(path).read_text().splitlines()]
-            # the package wants them dense and in order
-            assert [int(i) for _, i in lines] == list(range(len(lines)))
-            tokens = {base64.b64decode(token): int(i) for token, i in lines}
-            encoding = tiktoken.Encoding('', pat_str=r50k_pat_str, mergeable_ranks=tokens, special_tokens={})
-            self = cls()
-            self.encode = lambda text: encoding.encode_to_numpy(text.replace('wrong', 'right'))
-            return self
-
-
-def test_gigatoken_is_checked(every, monkeypatch, tmp_path, capfd):
-    for kind in ('bpe', 'char'):
-        (tmp_path / kind).mkdir()
-        every[kind].save(tmp_path / kind)
-    monkeypatch.setitem(sys.modules, 'gigatoken', None)
-    assert 'pip install gigatoken' in refused(capfd, vocabularies.load, str(tmp_path / 'bpe'), 'gigatoken')
-    monkeypatch.setitem(sys.modules, 'gigatoken', Gigatoken)
-    assert 'bpe alone' in refused(capfd, vocabularies.load, str(tmp_path / 'char'), 'gigatoken')
-    assert 'gigatokens' in refused(capfd, vocabularies.load, str(tmp_path / 'bpe'), 'gigatokens')
-    fast = vocabularies.load(str(tmp_path / 'bpe'), 'gigatoken')
-    for text in ('', PROSE, '\U000e0fff wrong', *SCRIPTS):  # a character that no Unicode has goes to tiktoken
-        assert fast.encode(text) == every['bpe'].encode(text)
-    assert 'gigatoken' in refused(capfd, fast.encode_batch, ['right', 'something wrong'])
 
 
 # --- special tokens -------------------------------------------------------------------
@@ -456,7 +421,7 @@ def test_spellings_are_ordinary_text_unless_asked_for(every, kind):
 @given(st.text(st.one_of(st.sampled_from(' \nab_1.é'), st.characters(codec='utf-8'))), st.integers(4, 30))
 @example('a' * 100, 10)
 def test_pieces_are_the_text_and_never_longer(text, longest):
-    parts = list(vocabularies.pieces(text, longest))
+    parts = list(vocabularies.split_long(text, longest))
     assert ''.join(parts) == text and all(0 < len(part) <= longest for part in parts if text)
 
 
@@ -467,7 +432,7 @@ WORDS = st.lists(st.text(st.sampled_from("aZ_1.'é日 \n\t\r"), max_size=8), max
 @pytest.mark.parametrize('kind', KINDS)
 @given(text=WORDS)
 def test_cutting_a_text_changes_no_id(every, kind, text):
-    assert in_pieces(every[kind], text, 96) == whole(every[kind], text)
+    assert in_pieces(every[kind], text, 96) == in_one_piece(every[kind], text)
 
 
 @pytest.mark.parametrize('longest', [2000, 4096])
@@ -476,15 +441,15 @@ def test_cutting_real_code_and_prose_changes_no_id(every, code, library, longest
     prose = ' '.join(argparse.split())
     for text in (code, argparse, prose, PROSE * 100):
         for kind in KINDS:
-            assert in_pieces(every[kind], text, longest) == whole(every[kind], text)
+            assert in_pieces(every[kind], text, longest) == in_one_piece(every[kind], text)
 
 
 def in_pieces(vocabulary, text, longest):
-    parts = vocabulary.encode_pieces(list(vocabularies.pieces(text, longest)))
+    parts = vocabulary.encode_pieces(list(vocabularies.split_long(text, longest)))
     return [i for part in parts for i in part.tolist()]
 
 
-def whole(vocabulary, text):
+def in_one_piece(vocabulary, text):
     return vocabulary.encode_pieces([text])[0].tolist()
 
 
@@ -492,7 +457,7 @@ def test_a_text_longer_than_a_piece(every, code):
     text = (code + PROSE) * 5
     assert len(text) > 3 << 16
     for kind in KINDS:
-        assert every[kind].encode(text) == whole(every[kind], text)
+        assert every[kind].encode(text) == in_one_piece(every[kind], text)
 
 
 # --- files ------------------------------------------------------------------------------

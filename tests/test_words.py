@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus import words as module
-from corpus.words import among, ngrams, occurs_more, repeated_characters, top_ngram_characters, words
+from corpus.words import (
+    is_in,
+    lookup_table,
+    ngrams,
+    occurs_more,
+    repeated_characters,
+    top_ngram_characters,
+    words,
+)
 
 # what words meet in: letters, signs that may stand inside a word, wide characters, several kinds of space
 MIXED = st.text(alphabet="ab_1é日本ไтж'’.,-–—¯=€😀\u0301\u200b\xa0 \n\t", max_size=60) | st.text(max_size=60)
@@ -80,11 +88,11 @@ def test_a_change_of_any_byte_changes_half_of_the_bits_of_the_hash(place):
 @given(st.lists(MIXED), st.integers(1, 200))
 def test_a_long_text_is_split_in_blocks_that_cut_no_word(texts, more):
     text = '\n'.join(' '.join(texts).split())
-    whole = words(text)
+    unsplit = words(text)
     longest = max(map(len, text.split('\n')))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, 'BLOCK', longest + more)
-        for block, expected in zip(words(text), whole, strict=True):
+        for block, expected in zip(words(text), unsplit, strict=True):
             np.testing.assert_array_equal(block, expected)
 
 
@@ -119,9 +127,9 @@ FEW = st.lists(st.integers(0, 5), max_size=40)
 
 
 @given(FEW, FEW.map(sorted), st.integers(0, 8))
-def test_among_and_occurs_more(values, ordered, times):
+def test_is_in_and_occurs_more(values, ordered, times):
     if ordered:
-        mask = among(np.array(values, np.uint64), np.array(ordered, np.uint64))
+        mask = is_in(np.array(values, np.uint64), lookup_table(np.array(ordered, np.uint64)))
         assert mask.tolist() == [value in ordered for value in values]
     more = any(count > times for count in Counter(ordered).values())
     assert bool(occurs_more(np.array(ordered, np.uint64), times)) == more
@@ -146,5 +154,5 @@ def test_repeated_characters_are_counted_from_left_to_right(each, n):
         seen.add(run)
     hashes = words(' '.join(each))[2]
     fives = Counter(runs := ngrams(hashes, 5).tolist())
-    places = np.array([i for i, run in enumerate(runs) if fives[run] > 1], np.int64)
-    assert repeated_characters(hashes, list(range(len(each) + 1)), places, n) == expected
+    positions = np.array([i for i, run in enumerate(runs) if fives[run] > 1], np.int64)
+    assert repeated_characters(hashes, list(range(len(each) + 1)), positions, n) == expected
