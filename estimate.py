@@ -8,12 +8,11 @@ import os
 import time
 from dataclasses import replace
 
-import psutil
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import loss
-from common import clock, size
+from common import clock, need, size
 from infra import runtime
 from model import Transformer
 from optim import muon_groups
@@ -117,7 +116,7 @@ def free_memory(device):
     if device.type == 'cuda':
         free, _ = torch.cuda.mem_get_info(device)
         return free
-    return psutil.virtual_memory().available
+    return need('psutil').virtual_memory().available
 
 
 def measured_flops(config, rows, device, precision, compile, make_optimizers, seconds=3):
@@ -185,7 +184,7 @@ def describe(
         + ', '.join(f'{name} {size(n, "G")}B' for name, n in parts.items() if name != 'peak'),
     ]
     here = measured_flops(c, rows, device, precision, compile, make_optimizers)
-    cores = psutil.cpu_count()
+    cores = os.cpu_count()
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{cores} CPU cores'
     known = next((m for key, m in MACHINES.items() if key in name), None)
     known = known or {key: value * cores for key, value in CPU_CORE.items()}

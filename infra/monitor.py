@@ -4,6 +4,8 @@ import json
 import math
 from pathlib import Path
 
+from common import need
+
 
 class Monitor:
     """Records of one run. A process of another rank than 0 has one too, which does nothing."""
@@ -50,9 +52,8 @@ class Monitor:
                 self.give_up_wandb(e)
 
     def start_wandb(self, settings):
+        wandb = need('wandb')
         try:
-            import wandb
-
             project, name = settings['wandb_project'], settings['wandb_run_name']
             self.wandb = wandb.init(project=project, name=name, config=settings)
         except Exception as e:
