@@ -4,8 +4,9 @@
 
 PYTHON ?= python3
 RUN = .venv/bin/python
+INSTALL = $(RUN) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-long lint clean
 
 quickstart: .venv/ready
 	$(RUN) prepare.py python
@@ -14,17 +15,33 @@ quickstart: .venv/ready
 	$(RUN) sample.py --out_dir=out-quickstart --start='class Node:' --temperature=0.7 --num_samples=3 --max_new_tokens=200
 	@echo 'the loss curve is out-quickstart/loss.png'
 
-test: .venv/ready
+test: .venv/ready-dev
 	$(RUN) -m pytest
 
-lint: .venv/ready
+# hours on 2 cores, most of them layouts.py; full_disk.py needs root, planted.py the GPT-2 vocabulary from the network
+test-long: .venv/ready-dev
+	$(INSTALL) -r tests/long/requirements.txt
+	$(RUN) -m pytest tests/long
+	$(RUN) tests/long/kill_prepare.py
+	$(RUN) tests/long/kill_train.py
+	$(RUN) tests/long/fuzz_run.py
+	$(RUN) tests/long/full_disk.py
+	$(RUN) tests/long/planted.py --megabytes=20
+	$(RUN) tests/long/compare_datatrove.py
+	$(RUN) tests/long/layouts.py
+
+lint: .venv/ready-dev
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 
 clean:
-	rm -rf out-quickstart .pytest_cache .ruff_cache .hypothesis __pycache__ */__pycache__
+	rm -rf out-quickstart .pytest_cache .ruff_cache .hypothesis __pycache__ */__pycache__ tests/long/__pycache__
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(INSTALL) -r requirements.txt
+	touch $@
+
+.venv/ready-dev: .venv/ready requirements-dev.txt
+	$(INSTALL) -r requirements-dev.txt
 	touch $@

@@ -33,11 +33,12 @@ def reason(e):
     return text.splitlines()[0] if text else type(e).__name__
 
 
-def need(package):
-    """Import an optional package, or end the program saying how to get it."""
+def need(module, package=''):
+    """Import a module of an optional package, or end the program saying how to get it. package: its name where that differs."""
     try:
-        return importlib.import_module(package)
+        return importlib.import_module(module)
     except ImportError:
+        package = package or module.partition('.')[0]
         fail(f'this needs the package {package}: pip install {package}')
 
 

@@ -1,82 +1,77 @@
-"""Measuring whole commands, and what is compared by turns: machines drift, so that only what was measured side by side counts."""
+"""Measuring whole commands side by side: machines drift, so only figures taken in turns, in one run, are compared."""
 
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import sysconfig
-import threading
+import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 
 from common import clock, fail
 
+ROOT = Path(__file__).parent.parent.resolve()
+
+
+def run_parts(what, parts, nanogpt):
+    """Run the named parts of a benchmark (all, where none is named), each with an empty directory to work in."""
+    if unknown := [name for name in what if name not in parts]:
+        fail(f'{unknown[0]!r} is none of {", ".join(parts)}')
+    if nanogpt and not Path(nanogpt, 'train.py').exists():
+        fail(f'there is no nanoGPT checkout in {nanogpt}')
+    for name in what or parts:
+        with tempfile.TemporaryDirectory() as work:
+            parts[name](Path(work))
+
 
 def take_turns(title, unit, sides, rounds):
-    """Run each side (name -> function that returns a figure) `rounds` times in turn and print medians and ratios."""
+    """Run each side (name -> function that returns a figure) once a round; print medians, ranges and ratios to the first peer."""
     figures = {name: [] for name in sides}
     for turn in range(rounds):
         for name, run in sides.items():
-            began = time.time()
+            start = time.time()
             figures[name].append(run())
-            print(
-                f'  round {turn + 1}: {name} {figures[name][-1]:,.1f} {unit} in {clock(time.time() - began)}',
-                file=sys.stderr,
-            )
+            took = clock(time.time() - start)
+            print(f'  round {turn + 1}: {name} {figures[name][-1]:,.1f} {unit} in {took}', file=sys.stderr)
     print(f'{title}, {unit}, median of {rounds} (lowest to highest)')
-    base = next((name for name in sides if not name.startswith('barelm')), None)
+    peer = next((name for name in sides if not name.startswith('barelm')), None)
     for name, values in figures.items():
         line = f'  {name:38} {statistics.median(values):>10,.1f} ({min(values):,.1f} to {max(values):,.1f})'
-        if base and name != base:
-            ratios = [ours / theirs for ours, theirs in zip(values, figures[base], strict=True)]
-            line += f'   {statistics.median(ratios):.2f} x {base.partition(",")[0]}'
+        if peer and name != peer:
+            ratios = [value / base for value, base in zip(values, figures[peer], strict=True)]
+            line += f'   {statistics.median(ratios):.2f} x {peer.partition(",")[0]}'
         print(line, flush=True)
 
 
-def run_script(script, cwd, *words, **flags):
-    """Run a script with --name=value flags -> its stdout; ends the program with its last words if it fails."""
-    command = [sys.executable, str(script), *words, *(f'--{name}={value}' for name, value in flags.items())]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    if done.returncode:
-        fail(f'{" ".join(command)} failed: {(done.stderr.strip() or done.stdout).splitlines()[-1]}')
-    return done.stdout
+def run_script(cwd, script, *words, measure_memory=False, env=None, **flags):
+    """Run a Python script with --name=value flags -> its stdout, its seconds, and the peak_memory of it and its children in bytes.
 
-
-def run_measuring_memory(command, cwd):
-    """Run a Python script to its end -> the highest sum of the resident memory of it and its children, in bytes."""
-    peak, finished = 0, threading.Event()
-    environment = {
-        'HF_HOME': str(cwd / f'cache-{time.time()}')
-    }  # datasets would find its last result in a cache
-    process = psutil.Popen(
-        [sys.executable, *map(str, command)], cwd=cwd, env=os.environ | environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-    def watch():
-        nonlocal peak
-        while not finished.wait(0.1):
-            try:
-                peak = max(
-                    peak, sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])
-                )
-            except psutil.Error:
-                pass  # a child ended while it was looked at
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    _, errors = process.communicate()
-    finished.set()
-    watcher.join()
+    A script that fails ends the program with its last line.
+    """
+    command = [sys.executable, script, *words, *(f'--{name}={value}' for name, value in flags.items())]
+    command, start, peak = list(map(str, command)), time.perf_counter(), 0
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = psutil.Popen(command, cwd=cwd, env=os.environ | (env or {}), **pipes)
+    while True:
+        try:
+            stdout, stderr = process.communicate(timeout=0.1 if measure_memory else None)
+            break
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(psutil.Error):  # a child may end meanwhile
+                tree = [process, *process.children(recursive=True)]
+                peak = max(peak, sum(p.memory_info().rss for p in tree))
     if process.returncode:
-        fail(f'{" ".join(map(str, command))} failed: {errors.strip().splitlines()[-1]}')
-    return peak
+        fail(f'{" ".join(command)} failed: {(stderr.strip() or stdout.strip()).rpartition(chr(10))[2]}')
+    return SimpleNamespace(stdout=stdout, seconds=time.perf_counter() - start, peak_memory=peak)
 
 
-def some_sources(megabytes):
-    """Python source files of this machine until there are `megabytes` of them."""
+def python_sources(megabytes):
+    """The first `megabytes` of Python source files on this machine: the standard library, then installed packages."""
     total = 0
     for root in (sysconfig.get_paths()['stdlib'], sysconfig.get_paths()['purelib']):
         for file in sorted(Path(root).rglob('*.py')):

