@@ -56,8 +56,8 @@ keep = 1  # of the newest checkpoints are kept, and the best [1, inf)
 patience = 0  # stop after so many evaluations without improvement; 0: never [0, inf)
 log_interval = 1  # steps between log lines [1, inf)
 wandb_log = False  # to Weights & Biases too
-wandb_project = 'owt'
-wandb_run_name = 'gpt2'
+wandb_project = 'barelm'
+wandb_run_name = ''  # '': out_dir
 # data
 dataset = 'openwebtext'  # data/DATASET, made by prepare.py; 'a:0.7,b:0.3' takes 70 % of the rows from a, 30 % from b
 batch_size = 12  # rows in a micro-batch; 'auto': gradient_accumulation_steps a step, as many as fit [1, inf)

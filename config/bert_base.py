@@ -7,10 +7,6 @@ dataset = 'wikipedia'
 
 arch = 'bert'
 objective = 'masked'
-mask_ratio = 0.15
-n_layer = 12
-n_head = 12
-n_embd = 768
 dropout = 0.1
 bias = True  # BERT has them
 
@@ -25,13 +21,9 @@ min_lr = 0
 schedule = 'linear'
 warmup_iters = 10000
 max_iters = 1000000
-lr_decay_iters = 1000000
 weight_decay = 0.01
 beta2 = 0.999
 
 eval_interval = 5000
 eval_iters = 64
 log_interval = 50
-
-wandb_project = 'bert'
-wandb_run_name = 'bert-base'

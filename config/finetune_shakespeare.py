@@ -16,6 +16,3 @@ decay_lr = False  # so few steps need no schedule
 eval_interval = 5
 eval_iters = 40
 always_save_checkpoint = False  # it overfits within a few epochs
-
-wandb_project = 'shakespeare'
-wandb_run_name = 'finetune'

@@ -8,20 +8,12 @@ dataset = 'openwebtext'
 # 16 rows x 1024 tokens x 32 micro-batches = 524,288 tokens a step (Brown et al. 2020, table 2.1), whatever the number
 # of processes; fewer rows and more micro-batches fit smaller GPUs
 batch_size = 16
-block_size = 1024
 gradient_accumulation_steps = 4 * 8
 
 # the model is what train.py has by default: 12 layers, 12 heads, 768 wide, no dropout, no biases
-learning_rate = 6e-4
-min_lr = 6e-5
 warmup_iters = 700
 max_iters = 19073  # 10B tokens: a little more than once through OpenWebText; nanoGPT's 300B are 572,000 steps
-lr_decay_iters = 19073
-weight_decay = 0.1
 
 eval_interval = 500
 eval_iters = 128
 log_interval = 10
-
-wandb_project = 'owt'
-wandb_run_name = 'gpt2-124M'

@@ -13,19 +13,13 @@ fsdp = 8
 # 4 rows x 1024 tokens x 256 micro-batches = 1,048,576 tokens a step, as of GPT-3 1.3B (Brown et al. 2020, table 2.1), which
 # has this rate too
 batch_size = 4
-block_size = 1024
 gradient_accumulation_steps = 32 * 8
 
 learning_rate = 2e-4
 min_lr = 2e-5
 warmup_iters = 375
 max_iters = 30000  # 31B tokens, 20 a parameter (Hoffmann et al. 2022); 3.5 times through OpenWebText
-lr_decay_iters = 30000
-weight_decay = 0.1
 
 eval_interval = 500
 eval_iters = 256
 log_interval = 10
-
-wandb_project = 'owt'
-wandb_run_name = 'gpt2-xl'

@@ -19,14 +19,8 @@ gradient_accumulation_steps = 16 * 64
 
 learning_rate = 3e-4
 min_lr = 3e-5
-warmup_iters = 2000
 max_iters = 33000  # 138B tokens, 20 a parameter (Hoffmann et al. 2022)
-lr_decay_iters = 33000
-weight_decay = 0.1
 
 eval_interval = 500
 eval_iters = 512
 log_interval = 10
-
-wandb_project = 'llama'
-wandb_run_name = 'llama-7b'

@@ -8,25 +8,18 @@ dataset = 'openwebtext'
 
 arch = 'modern'
 batch_size = 32  # 32 rows x 1024 tokens x 16 micro-batches = 524,288 tokens a step
-block_size = 1024
 gradient_accumulation_steps = 2 * 8
 
 optimizer = 'muon'
-muon_learning_rate = 0.02
-momentum_warmup_iters = 300
 learning_rate = 3e-3
 min_lr = 0
 schedule = 'wsd'  # constant, then a linear decay over the last part
 wsd_decay = 0.4
 warmup_iters = 0
 max_iters = 6000  # 3.1B tokens
-lr_decay_iters = 6000
 weight_decay = 0.0
 grad_clip = 0.0
 
 eval_interval = 250
 eval_iters = 128
 log_interval = 10
-
-wandb_project = 'owt'
-wandb_run_name = 'modern-124M'

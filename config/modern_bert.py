@@ -14,20 +14,14 @@ batch_size = 64
 gradient_accumulation_steps = 8  # 262,144 tokens a step
 
 optimizer = 'muon'
-muon_learning_rate = 0.02
-momentum_warmup_iters = 300
 learning_rate = 3e-3
 min_lr = 0
 schedule = 'linear'
 warmup_iters = 0
 max_iters = 30000
-lr_decay_iters = 30000
 weight_decay = 0.0
 grad_clip = 0.0
 
 eval_interval = 1000
 eval_iters = 64
 log_interval = 50
-
-wandb_project = 'bert'
-wandb_run_name = 'modern-bert'

@@ -15,14 +15,12 @@ batch_size = 64
 gradient_accumulation_steps = 1
 
 optimizer = 'muon'
-muon_learning_rate = 0.02
 momentum_warmup_iters = 100
 learning_rate = 5e-3
 min_lr = 0
 schedule = 'linear'
 warmup_iters = 0
 max_iters = 1000
-lr_decay_iters = 1000
 weight_decay = 0.0
 grad_clip = 0.0
 

@@ -21,7 +21,6 @@ min_lr = 0
 schedule = 'linear'
 warmup_iters = 0
 max_iters = 280
-lr_decay_iters = 280
 weight_decay = 0.0
 grad_clip = 0.0
 

@@ -15,7 +15,6 @@ learning_rate = 3e-3
 min_lr = 3e-4
 warmup_iters = 20
 max_iters = 200
-lr_decay_iters = 200
 beta2 = 0.99
 
 eval_interval = 50

@@ -15,14 +15,9 @@ gradient_accumulation_steps = 1
 learning_rate = 1e-3
 min_lr = 1e-4
 max_iters = 5000
-lr_decay_iters = 5000
 warmup_iters = 100
 beta2 = 0.99  # few tokens a step: a longer memory of the gradients' size
 
 eval_interval = 250  # often, because it overfits
-eval_iters = 200
 log_interval = 10
 always_save_checkpoint = False  # for the same reason
-
-wandb_project = 'shakespeare-char'
-wandb_run_name = 'baby-gpt'

@@ -104,7 +104,9 @@ class Monitor:
             with log.optional('wandb'):
                 import wandb
 
-                names = dict(project=settings['wandb_project'], name=settings['wandb_run_name'])
+                names = dict(
+                    project=settings['wandb_project'], name=settings['wandb_run_name'] or settings['out_dir']
+                )
                 self.wandb = wandb.init(**names, config=settings)
 
     def begin_at(self, step):
