@@ -221,15 +221,15 @@ def train(settings, log, saver, watch):
                     part = goal.loss(forward, runtime.to_device(batch, torch_device)) / counted
                 scaler.scale(part * layout.dp_size).backward()  # of which DDP and FSDP take the mean
             loss += part.detach()
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
+        for opt in optimizers:
+            scaler.unscale_(opt)
         norm = mesh.clip_grad_norm_(model.parameters(), grad_clip or torch.inf)
         loss = runtime.all_reduce_sum(loss, layout.dp_group)
         bad = health.is_bad(loss, norm)
-        for optimizer in optimizers:
-            optimizer.found_inf = bad  # 1.0 and it leaves everything as it is: nobody waits to know
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        for opt in optimizers:
+            opt.found_inf = bad  # 1.0 and it leaves everything as it is: nobody waits to know
+            opt.step()
+            opt.zero_grad(set_to_none=True)
         scaler.update()
         state['step'] += 1
 

@@ -323,11 +323,11 @@ def make_model(work):
 def barelm_generation(work, prompts, count, dtype='auto', compile=False, lengths=None):
     """Tokens a second of continuing each batch (B, T) of a list of prompts by `count` tokens."""
     model, rows = Transformer.from_pretrained(next((work / 'out').glob('step-*'))), len(prompts[0])
-    generate.ready(model, torch_device, dtype, compile, rows)
+    generate.prepare_model(model, torch_device, dtype, compile, rows)
 
     def run():
         for batch in prompts:
-            generate.generate(model, batch, count, lengths, **SAMPLING).tolist()
+            generate.generate(model, batch, count, lengths, compile=compile, **SAMPLING).tolist()
 
     return generation_rate(run, len(prompts) * rows * count)
 
