@@ -166,7 +166,7 @@ class Learned(Tokenizer):
         self.hf.save(str(Path(directory, 'tokenizer.json')))
 
 
-# Where no token lies across, in any vocabulary that splits text into words first: before a single space that
+# No token crosses these positions, in any vocabulary that splits text into words first: before a single space that
 # begins a word, and after a single line end that a word follows.
 WORD_GAP = re.compile(r'(?<=\S)(?= \w)|(?<=\S\n)(?=\w)')
 
@@ -174,8 +174,8 @@ WORD_GAP = re.compile(r'(?<=\S)(?= \w)|(?<=\S\n)(?=\w)')
 def split_long(text, longest=1 << 16):
     """Split a text into pieces of at most `longest` characters, so that one long document cannot take all memory.
 
-    It is cut where no token lies across; text without a gap between words in a quarter of `longest` characters is
-    cut anywhere, which also bounds the time that a run of one character takes.
+    No token crosses a cut; only text without a gap between words in a quarter of `longest` characters is cut
+    anywhere, which also bounds the time that a run of one character takes.
     """
     start = 0
     while len(text) - start > longest:
@@ -189,9 +189,9 @@ def split_long(text, longest=1 << 16):
 def tiktoken_twin(hf):
     """The same vocabulary as a tiktoken.Encoding, which is faster; None unless every text gets the same ids.
 
-    It does where text is split and spelled as for GPT-2, ids grow with the order of merges, and the bytes of every token
-    merge into that token. tiktoken merges neighbours whose bytes together are a token, the lowest id first, without
-    asking which pair was learned; but by induction over the merges it can only ever meet the learned one.
+    Every text does if text is split as for GPT-2, ids are in the order of merges, and the bytes of every token merge
+    into that token. tiktoken merges any neighbours whose bytes form a token, the lowest id first, whichever pair was
+    learned; by induction over the merges, these neighbours are always the learned pair.
     """
     spec = json.loads(hf.to_str())
     model, split = spec['model'], spec['pre_tokenizer'] or {}
@@ -312,7 +312,7 @@ def folding(normalize):
 
 
 def batches(texts, size=1 << 20):
-    """Texts in pieces and lists of some `size` characters: less waiting for Python, and less memory for long ones."""
+    """Lists of pieces of texts, about `size` characters each: the trainer waits less for Python, and needs less memory."""
     batch, length = [], 0
     for piece in itertools.chain.from_iterable(map(split_long, texts)):
         batch.append(piece)
@@ -335,12 +335,12 @@ def most_frequent(texts, limit):
 
 
 def steady_scores(scores):
-    """[(piece, score), ...] without what comes from the random order of the trainer's hash table.
+    """Unigram's [(piece, score), ...], made independent of the random order of the trainer's hash table.
 
-    That is the last digits of sums, and who of the characters that no piece was left for is the last but one: they
-    got the lowest score and 0.0001 more for each.
+    Random are the last digits of the scores, and the order of the characters that the trainer adds at the end, with
+    the lowest score and 0.0001 more for each.
     """
-    lowest = min(score for _, score in scores)
+    lowest = min((score for _, score in scores), default=0)
     missing = lowest + 0.0001 * sum(len(piece) == 1 for piece, _ in scores)
     steady = [(p, round(lowest if len(p) == 1 and s <= missing else s, 6)) for p, s in scores]
     return sorted(steady, key=lambda pair: (-pair[1], pair[0]))

@@ -46,7 +46,7 @@ def lower_words(texts):
     """The lower-cased words, without symbols, of a list of documents -> (starts, ends, hashes, firsts).
 
     starts, ends (words,) int64 are offsets in '\\n'.join(texts); hashes (words,) uint64; the words of document d are
-    those from firsts[d] to firsts[d + 1]. Together because numpy's calls cost more than a short document's words.
+    those from firsts[d] to firsts[d + 1]. A batch at a time, since a numpy call costs more than a short document's words.
     """
     # the one letter whose lower case has two characters, which would move all offsets after it
     lowered = [text.replace('İ', 'i').lower() for text in texts]
@@ -180,8 +180,8 @@ def similar(rows, kept, chosen):
     """Which chosen documents resemble any other that is kept, (documents,) bool: they would leak across a split.
 
     rows: the signatures of the documents; kept, chosen: (documents,) bool; kept has one document of each cluster,
-    chosen are those of them meant for validation. The test is the looser one. A chosen document that resembles only
-    chosen ones counts too: were it left, moving the other to training would make it leak.
+    chosen are those of them meant for validation. The test is looser than that of `clusters`. A chosen document that
+    resembles only chosen ones counts too: one of the two may move to training.
     """
     found = np.zeros(len(kept), bool)
     chosen = np.flatnonzero(kept & chosen)

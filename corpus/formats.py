@@ -144,7 +144,7 @@ def retry(function, *arguments, **options):
             return function(*arguments, **options)
         except OSError as e:
             status = getattr(getattr(e, 'response', None), 'status_code', 0)
-            if status not in BUSY and not isinstance(e, ConnectionError):
+            if status not in BUSY and not isinstance(e, ConnectionResetError):
                 raise
             time.sleep(BACKOFF * 2**tries)
     return function(*arguments, **options)
@@ -176,7 +176,7 @@ def download(url):
             if file.tell() > furthest:
                 furthest = file.tell()
                 return transfer()
-            raise ConnectionError(e) from e
+            raise ConnectionResetError(e) from e
 
     retry(transfer)
     file.seek(0)

@@ -23,8 +23,8 @@ SHAKESPEARE = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/t
 # --- named corpora --------------------------------------------------------------
 
 
-# Repositories of the hub are those that hold plain data files: the older names of several need a loading script, which
-# is code from a download. What is curated already needs little cleaning and no search for near copies.
+# Repositories that hold plain data files: the older names of several need a loading script, which is downloaded code.
+# Curated corpora need little cleaning and no search for near duplicates.
 TABLE = f"""
 name             | size   | licence       | what                                            | val_fraction | from
 python           | 12 MB  | PSF           | the standard library that runs this             | 0.1    | python

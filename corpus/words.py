@@ -145,7 +145,7 @@ def occurs_more(ordered, times):
 
 
 def top_ngram_characters(grams, spans):
-    """Characters in all occurrences of the most frequent n-gram, the earliest of equally frequent ones."""
+    """Characters in all occurrences of the most frequent n-gram, the first one of equally frequent ones."""
     ordered, times = np.unique(grams, return_counts=True)
     most_frequent = lookup_table(ordered[times == times.max()])
     return times.max() * spans[is_in(grams, most_frequent).argmax()]

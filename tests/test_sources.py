@@ -841,62 +841,63 @@ def from_hub(url, tmp_path, *cases, **env):
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr.splitlines()
 
 
-@pytest.fixture
-def fineweb_edu(tmp_path):
-    """A directory with HuggingFaceFW/fineweb-edu as the hub has it, a little smaller, and the texts of sample-10BT."""
-    folder = tmp_path / 'hub' / 'HuggingFaceFW' / 'fineweb-edu'
-    (folder / 'sample' / '10BT').mkdir(parents=True)
-    (folder / 'data' / 'CC-MAIN-2013-20').mkdir(parents=True)
-    (folder / 'README.md').write_text(FINEWEB_EDU)
-    write_parquet(
-        folder / 'data' / 'CC-MAIN-2013-20' / 'train-00000.parquet', {'text': ['of another config']}
+@pytest.fixture(scope='module')
+def hub_reads(tmp_path_factory):
+    """Data sets of a hub, HuggingFaceFW/fineweb-edu as it is there but smaller, read in one process, for it imports much."""
+    tmp_path = tmp_path_factory.mktemp('hub')
+    directory = tmp_path / 'hub'
+    fineweb_edu, many, lines = (
+        directory / name for name in ('HuggingFaceFW/fineweb-edu', 'a/many', 'a/lines')
     )
+    for folder in (fineweb_edu, many):
+        (folder / 'sample' / '10BT').mkdir(parents=True)
+        (folder / 'data' / 'CC-MAIN-2013-20').mkdir(parents=True)
+        other = {'text': ['of another config']}
+        write_parquet(folder / 'data' / 'CC-MAIN-2013-20' / 'train-00000.parquet', other)
+    (fineweb_edu / 'README.md').write_text(FINEWEB_EDU)
     texts = [random.Random(i).randbytes(50).hex() + ' naïve' for i in range(900)]
     for i in range(3):
         rows = {'text': texts[300 * i : 300 * (i + 1)], 'id': list(range(300))}
-        write_parquet(folder / 'sample' / '10BT' / f'{i:03d}_00000.parquet', rows, row_group_size=100)
-    return tmp_path / 'hub', texts
-
-
-def test_a_data_set_is_read_from_a_hub_that_is_not_well_in_place_and_its_revision_pinned(
-    tmp_path, fineweb_edu
-):
-    directory, texts = fineweb_edu
-    (directory / 'a' / 'lines').mkdir(parents=True)
-    (directory / 'a' / 'lines' / 'train-0.jsonl').write_bytes(jsonl(texts) + b'{"text": ')
-    (directory / 'a' / 'lines' / 'train-1.jsonl.zst').write_bytes(COMPRESS['.zst'](jsonl(texts)))
-    cases = (['HuggingFaceFW/fineweb-edu', 'sample-10BT'], ['a/lines'])
-    with hub(directory, flaky=True) as url:
-        ((inputs, origin, found), (_, _, lines)), err = from_hub(url, tmp_path, *cases)
-    assert found == texts and lines == texts * 2 and err == []
-    assert len(origin['revision']) == 40 and set(origin) == {'hub', 'config', 'split', 'revision'}
-    base = f'hf://datasets/HuggingFaceFW/fineweb-edu@{origin["revision"]}/sample/10BT'
-    local = directory / 'HuggingFaceFW' / 'fineweb-edu' / 'sample' / '10BT'
-    assert inputs == [[f'{base}/{path.name}', path.stat().st_size] for path in sorted(local.iterdir())]
-    read = [request for request in url.requests if request[0] == 'GET' and request[1].endswith('.parquet')]
-    assert read and all(ranged for _, _, ranged in read)
-
-
-def test_what_the_hub_does_not_have_is_one_line(tmp_path, fineweb_edu):
-    directory, _ = fineweb_edu
+        path = fineweb_edu / 'sample' / '10BT' / f'{i:03d}_00000.parquet'
+        write_parquet(path, rows, row_group_size=100)
+    (many / 'README.md').write_text(FINEWEB_EDU.replace('default', 'sample-100BT'))
+    write_parquet(many / 'sample' / '10BT' / '0.parquet', {'text': TEXTS})
+    lines.mkdir()
+    (lines / 'train-0.jsonl').write_bytes(jsonl(texts) + b'{"text": ')
+    (lines / 'train-1.jsonl.zst').write_bytes(COMPRESS['.zst'](jsonl(texts)))
     (directory / 'bigcode' / 'the-stack').mkdir(parents=True)
     (directory / 'bigcode' / 'the-stack' / 'train.jsonl').write_bytes(jsonl(TEXTS))
-    (directory / 'a' / 'many').mkdir(parents=True)
-    (directory / 'a' / 'many' / 'README.md').write_text(FINEWEB_EDU.replace('default', 'sample-100BT'))
-    for folder in ('data/2013', 'sample/10BT'):
-        (directory / 'a' / 'many' / folder).mkdir(parents=True)
-        write_parquet(directory / 'a' / 'many' / folder / '0.parquet', {'text': TEXTS})
-    cases = {
-        ('HuggingFaceFW/fineweb-edu', 'sample-1BT'): ['sample-1BT', 'default', 'sample-10BT'],
-        ('HuggingFaceFW/fineweb-edu', 'sample-10BT', 'test'): ["'test'", 'train'],
-        ('a/many',): ['sample-100BT', 'sample-10BT'],
-        ('no/body',): ['no/body', 'HF_TOKEN'],
-        ('bigcode/the-stack',): ['bigcode/the-stack', 'gated'],
-    }
-    with hub(directory, gated=['bigcode/the-stack']) as url:
-        codes, err = from_hub(url, tmp_path, *cases)
-    assert codes == [2] * len(cases)
-    for line, words in zip(err, cases.values(), strict=True):
+    with hub(directory, flaky=True, gated=['bigcode/the-stack']) as url:
+        done, err = from_hub(
+            url, tmp_path, ['HuggingFaceFW/fineweb-edu', 'sample-10BT'], ['a/lines'], *NOT_THERE
+        )
+    return fineweb_edu, texts, url.requests, done, err
+
+
+NOT_THERE = {  # and the words of the line that says so
+    ('HuggingFaceFW/fineweb-edu', 'sample-1BT'): ['sample-1BT', 'default', 'sample-10BT'],
+    ('HuggingFaceFW/fineweb-edu', 'sample-10BT', 'test'): ["'test'", 'train'],
+    ('a/many',): ['sample-100BT', 'sample-10BT'],
+    ('no/body',): ['no/body', 'HF_TOKEN'],
+    ('bigcode/the-stack',): ['bigcode/the-stack', 'gated'],
+}
+
+
+def test_a_data_set_is_read_from_a_hub_that_is_not_well_in_place_and_its_revision_pinned(hub_reads):
+    local, texts, requests, ((inputs, origin, found), (_, _, lines), *_), _ = hub_reads
+    assert found == texts and lines == texts * 2
+    assert len(origin['revision']) == 40 and set(origin) == {'hub', 'config', 'split', 'revision'}
+    base = f'hf://datasets/HuggingFaceFW/fineweb-edu@{origin["revision"]}/sample/10BT'
+    paths = sorted((local / 'sample' / '10BT').iterdir())
+    assert inputs == [[f'{base}/{path.name}', path.stat().st_size] for path in paths]
+    gets = [request for request in requests if request[0] == 'GET' and request[1].endswith('.parquet')]
+    assert gets and all(ranged for _, _, ranged in gets)
+
+
+def test_what_the_hub_does_not_have_is_one_line(hub_reads):
+    *_, done, err = hub_reads
+    assert done[2:] == [2] * len(NOT_THERE)
+    for line, words in zip(err, NOT_THERE.values(), strict=True):
         assert line.startswith('error: ') and all(word in line for word in words), line
 
 

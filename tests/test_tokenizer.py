@@ -8,6 +8,7 @@ import subprocess
 import sys
 import unicodedata
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import tiktoken
 import tiktoken.load
 import tiktoken.registry
 import tokenizers
-from conftest import ROOT, one_line, run
+from conftest import ROOT, ends_in_one_line, one_line, run, settings_of
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
@@ -581,6 +582,11 @@ def test_without_network_a_vocabulary_that_is_not_at_hand_is_one_line(tmp_path, 
     assert not (tmp_path / 'data' / 'books').exists()
 
 
+def train(flags):
+    with settings_of(vocabularies, f'--command=train {flags}'):
+        vocabularies.main()
+
+
 def test_train_command(tmp_path, library):
     files = f'--files={library}/*.py'
     out, _ = run(['tokenizer.py', 'train', files, '--vocab_size=400', '--out_dir=new/vocabulary'], tmp_path)
@@ -596,7 +602,7 @@ def test_train_command_learns_from_the_text_that_prepare_will_encode(tmp_path):
     # not NFC; a control character; a lone surrogate
     rows = ['e\u0301 e\u0301\x00', 'half a pair: \ud83d', 'é']
     (tmp_path / 'a.jsonl').write_text('\n'.join(json.dumps({'text': row}) for row in rows))
-    run('tokenizer.py train --files=a.jsonl --kind=char --out_dir=characters', tmp_path)
+    train(f'--files={tmp_path}/a.jsonl --kind=char --out_dir={tmp_path}/characters')
     vocabulary = vocabularies.load(str(tmp_path / 'characters'))
     assert ''.join(vocabulary.decode([i]) for i in ordinary(vocabulary)) == ''.join(
         sorted(set('half a pair: é'))
@@ -607,11 +613,11 @@ def test_train_command_stops_at_max_chars_and_reads_a_hub_directory(tmp_path):
     (tmp_path / 'books').mkdir()
     for i, letter in enumerate('abc'):
         (tmp_path / 'books' / f'train-{i}.jsonl').write_text(json.dumps({'body': letter * 100}))
-    source = '--hub=books --hub_split=train --text_field=body --kind=char'
-    run(f'tokenizer.py train {source} --max_chars=150 --out_dir=half', tmp_path)
+    source = f'--hub={tmp_path}/books --hub_split=train --text_field=body --kind=char'
+    train(f'{source} --max_chars=150 --out_dir={tmp_path}/half')
     assert ordinary(vocabularies.load(str(tmp_path / 'half'))) == [0, 1]
-    run(f'tokenizer.py train {source} --out_dir=whole', tmp_path)
-    assert ordinary(vocabularies.load(str(tmp_path / 'whole'))) == [0, 1, 2]
+    train(f'{source} --out_dir={tmp_path}/all')
+    assert ordinary(vocabularies.load(str(tmp_path / 'all'))) == [0, 1, 2]
 
 
 def test_compare_command(tmp_path):
@@ -634,18 +640,23 @@ def test_compare_command(tmp_path):
     ]
 
 
-def test_compare_command_mistakes(tmp_path):
-    (tmp_path / 'a.txt').write_text(' ')
-    one_line('tokenizer.py compare --files=a.txt', tmp_path, 'usage', 'compare')
-    one_line('tokenizer.py compare byte', tmp_path, 'usage', 'compare')
-    one_line('tokenizer.py compare --files=a.txt byte', tmp_path, 'a.txt', 'no text')
-    one_line('tokenizer.py train gpt2 --files=a.txt --out_dir=x', tmp_path, 'usage')
-
-
-def test_train_command_mistakes(tmp_path):
-    (tmp_path / 'a.txt').write_text('text')
-    one_line('tokenizer.py train --files=a.txt', tmp_path, 'usage', '--out_dir')
-    one_line('tokenizer.py train --files=a.txt --out_dir=a.txt', tmp_path, 'a.txt')
-    one_line('tokenizer.py train --files=a.txt --out_dir=x --kind=words', tmp_path, 'words')
-    one_line('tokenizer.py train --files=a.txt --out_dir=x --vocab_size=9', tmp_path, '262')
-    assert not (tmp_path / 'x').exists()
+@pytest.mark.parametrize(
+    'flags, words',
+    [
+        ('--command=compare --files=blank.txt', ['usage', 'compare']),
+        ("--command=compare --vocabularies=('byte',)", ['usage', 'compare']),
+        ("--command=compare --files=blank.txt --vocabularies=('byte',)", ['blank.txt', 'no text']),
+        ("--command=train --files=a.txt --out_dir=x --vocabularies=('gpt2',)", ['usage']),
+        ('--command=train --files=a.txt', ['usage', '--out_dir']),
+        ('--command=train --files=a.txt --out_dir=a.txt', ['a.txt']),
+        ('--command=train --files=a.txt --out_dir=x --kind=words', ['words']),
+        ('--command=train --files=a.txt --out_dir=x --vocab_size=9', ['262']),
+    ],
+)
+def test_command_mistakes(tmp_path, monkeypatch, capsys, flags, words):
+    monkeypatch.chdir(tmp_path)
+    Path('a.txt').write_text('text')
+    Path('blank.txt').write_text(' ')
+    with settings_of(vocabularies, flags), ends_in_one_line(capsys, *words):
+        vocabularies.main()
+    assert not Path('x').exists()
