@@ -18,7 +18,7 @@ quickstart: .venv/ready
 test: .venv/ready-dev
 	$(RUN) -m pytest
 
-# hours on 2 cores, most of them layouts.py; full_disk.py needs root, planted.py the GPT-2 vocabulary from the network
+# about an hour on 2 cores, most of it layouts.py; full_disk.py needs root, planted.py downloads GPT-2's vocabulary
 test-long: .venv/ready-dev
 	$(INSTALL) -r tests/long/requirements.txt
 	$(RUN) -m pytest tests/long
@@ -26,9 +26,9 @@ test-long: .venv/ready-dev
 	$(RUN) tests/long/kill_train.py
 	$(RUN) tests/long/fuzz_run.py
 	$(RUN) tests/long/full_disk.py
-	$(RUN) tests/long/planted.py --megabytes=20
 	$(RUN) tests/long/compare_datatrove.py
 	$(RUN) tests/long/layouts.py
+	$(RUN) tests/long/planted.py --megabytes=20
 
 lint: .venv/ready-dev
 	$(RUN) -m ruff format --check .

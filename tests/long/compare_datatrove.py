@@ -1,11 +1,10 @@
-"""Compare every rule of clean.py with datatrove's on real documents, and print a table.
+"""Every rule of corpus/filters.py beside datatrove's, on real documents: prints how often both decide alike.
 
-    pip install datatrove[processing] spacy      # not among this project's requirements
-    python tests/compare_datatrove.py DIRECTORY  # of text files, the more kinds the better
+    python tests/long/compare_datatrove.py                           # on the files of Python's standard library
+    python tests/long/compare_datatrove.py DIRECTORY --differences   # of text files; names those on which they differ
 
-Each rule decides on the repaired text of every file (filters.tidy), as datatrove's decides on the same text: once with
-datatrove's split into words and sentences replaced by ours, which leaves no reason to differ, and once with its own
-(spaCy's English tokenizer). Documents are named where a decision differs, and the texts that C4 and PII leave.
+Needs tests/long/requirements.txt. Both get the same repaired text of every file (filters.tidy), in two rounds: first
+datatrove uses our split into words and sentences, so that no decision should differ, then its own (spaCy's).
 """
 
 import sys
@@ -27,10 +26,11 @@ from datatrove.pipeline.formatters import PIIFormatter
 from datatrove.utils.text import split_into_sentences, split_into_words
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
-from corpus import filters  # noqa: E402
-from corpus.words import words  # noqa: E402
+from corpus import filters
+from corpus.sources import standard_library
+from corpus.words import words
 
-# datatrove's names of reasons -> ours
+# datatrove's reasons for dropping a document -> ours
 REASONS = {
     'dup_para_frac': 'repetition: paragraphs',
     'dup_para_char_frac': 'repetition: characters in paragraphs',
@@ -75,7 +75,7 @@ def use_splitters(split_words, split_sentences):
 
 
 def theirs(filter, text):
-    """datatrove's decision -> ('' or our name of its reason, the text it leaves)."""
+    """datatrove's decision: ('' or our name of its reason, the remaining text)."""
     document = Document(text=text, id='0')
     kept = filter.filter(document)
     return ('', document.text) if kept is True else (REASONS[kept[1]], document.text)
@@ -86,7 +86,7 @@ def ours(rule):
 
 
 def pairs():
-    """(family of rules, our function, datatrove's filter): text -> (reason, text left)."""
+    """Yield (family of rules, our function from text to (reason, remaining text), datatrove's filter)."""
     yield (
         'repetition',
         ours(lambda text: filters.gopher_repetition(text, words(text))),
@@ -102,7 +102,7 @@ def pairs():
 
 
 def compare(texts, families):
-    """Print a line for each reason: how many documents either drops for it, and how many both do."""
+    """Print for each reason how many documents we drop, datatrove drops, and both drop."""
     for family, rule, filter in families:
         same, texts_differ, drops = 0, 0, Counter()
         for name, text in texts.items():
@@ -115,7 +115,7 @@ def compare(texts, families):
         kept_alike = sum(n for (a, b), n in drops.items() if (not a) == (not b))
         print(
             f'{family}: {len(texts):,} documents, the same decision on {kept_alike:,}, the same reason for {same:,},'
-            f' another text left by {texts_differ:,}'
+            f' another remaining text of {texts_differ:,}'
         )
         for reason in sorted({a for a, _ in drops} | {b for _, b in drops} - {''}):
             one = sum(n for (a, _), n in drops.items() if a == reason)
@@ -127,7 +127,9 @@ def compare(texts, families):
 
 def main():
     texts = {}
-    for path in sorted(Path(sys.argv[1]).rglob('*')):
+    directories = [word for word in sys.argv[1:] if word != '--differences']
+    paths = Path(directories[0]).rglob('*') if directories else map(Path, standard_library())
+    for path in sorted(paths):
         text = filters.tidy(path.read_text('utf-8', 'ignore'), Counter()) if path.is_file() else ''
         if text.strip():
             texts[path.name] = text
@@ -141,4 +143,5 @@ def main():
     compare(texts, pairs())
 
 
-main()
+if __name__ == '__main__':
+    main()

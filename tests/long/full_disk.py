@@ -1,9 +1,9 @@
-"""train.py on a file system that fills during a save, that turns read-only, and whose permission goes, all in mid-run.
+"""train.py when its disk fills during a save, becomes read-only, or loses write permission, all in the middle of a run.
 
-    sudo python tests/full_disk.py                   # as root, which mounting 40 MB of memory needs
+    sudo python tests/long/full_disk.py              # as root: it mounts 40 MB of memory as a disk
 
-Not a test that pytest runs. Each time: exit code 2, one line, the last checkpoint whole, the training data untouched, and
-once there is room again the same command goes on.
+Each time the run must end with exit code 2 and one line, the last checkpoint must be intact, the training data unchanged;
+once there is space again, the same command must continue. About a minute.
 """
 
 import hashlib
@@ -26,6 +26,8 @@ FLAGS = (
 def main():
     from infra import checkpoint
 
+    if os.geteuid():
+        return print('full_disk.py: skipped, mounting a disk needs root')
     where = Path(tempfile.mkdtemp(prefix='full-disk-'))
     where.chmod(0o755)
     prepare = ['prepare.py', 'tiny', f'--files={Path(json.__file__).parent}/*.py', '--tokenizer=byte']
@@ -37,18 +39,18 @@ def main():
     subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=40m', 'tmpfs', disk], check=True)
     try:
         nobody = ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups', '--']
-        for what, launch, harm, heal in (
+        for what, launch, damage, repair in (
             ('filled during a save', [], lambda: fill(disk), lambda: (disk / 'ballast').unlink()),
             ('read-only', [], lambda: remount(disk, 'ro'), lambda: remount(disk, 'rw')),
-            ('without permission', nobody, lambda: own(disk, 0), lambda: None),
+            ('without permission', nobody, lambda: change_owner(disk, 0), lambda: None),
         ):
-            own(disk, 65534 if launch else 0)
-            code, error = train(where, launch, harm)
-            heal()
+            change_owner(disk, 65534 if launch else 0)
+            code, error = train(where, launch, damage)
+            repair()
             saved = checkpoint.latest(disk / 'out')
             left = [p.name for p in (disk / 'out').iterdir() if p.name.endswith('.partial')]
             print(
-                f'{what}: exit code {code}; {error.strip()}; {saved.name} is whole, left behind: {left}',
+                f'{what}: exit code {code}; {error.strip()}; {saved.name} is intact, temporary files: {left}',
                 flush=True,
             )
             assert (
@@ -58,13 +60,13 @@ def main():
                 and hashes(where / 'data') == before
             )
         assert train(where, [], None)[0] == 0
-        print('and goes on')
+        print('the same command continues')
     finally:
         subprocess.run(['umount', disk], check=True)
 
 
-def train(where, launch, harm):
-    """Run until something is saved, do the harm, and wait for the end -> (exit code, stderr). Without harm: Ctrl-C then."""
+def train(where, launch, damage):
+    """Run until the first save, call damage() and wait for the end -> (exit code, stderr). None: press Ctrl-C instead."""
     command = [*launch, sys.executable, '-u', str(ROOT / 'train.py'), *FLAGS]
     env = os.environ | {'HOME': str(where), 'MPLCONFIGDIR': str(where / 'disk')}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -72,30 +74,30 @@ def train(where, launch, harm):
         for line in process.stdout:
             if line.startswith('saved'):
                 break
-        if harm:
-            harm()
+        if damage:
+            damage()
         else:
             process.send_signal(2)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=300)
     return process.returncode, error
 
 
 def fill(disk):
-    """Leave less than half of a checkpoint's room."""
+    """Leave less space than half a checkpoint takes."""
     free = os.statvfs(disk)
     with open(disk / 'ballast', 'wb') as f:
         f.write(bytes(max(0, free.f_bavail * free.f_bsize - 3_000_000)))
 
 
 def remount(disk, how):
-    """As soon as no file is being written."""
+    """Remount the disk as soon as no file is being written."""
     for _ in range(1000):
         if not subprocess.run(['mount', '-o', f'remount,{how}', disk], capture_output=True).returncode:
             return
-    raise SystemExit(f'{disk} cannot be mounted {how}')
+    raise SystemExit(f'{disk} cannot be remounted {how}')
 
 
-def own(disk, user):
+def change_owner(disk, user):
     for path in [disk, *disk.rglob('*')]:
         os.chown(path, user, user)
         path.chmod(0o755)

@@ -1,9 +1,9 @@
-"""prepare.py killed twenty times at random moments, each time begun again by the same command: the same bytes in the end?
+"""prepare.py killed twenty times at random moments and restarted by the same command must write the same bytes.
 
-    python tests/kill_prepare.py                     # or with more of its flags: --num_proc=4
+    python tests/long/kill_prepare.py                # some minutes
+    python tests/long/kill_prepare.py --num_proc=4   # with flags of prepare.py
 
-Not a test that pytest runs: it takes some minutes. The corpus is the standard library; the moments are spread over the
-time that is left, by chance, so that every stage has its turn.
+The corpus is Python's standard library. The moments are spread over the whole run, so that every stage is hit.
 """
 
 import random
@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 KILLS = 20
-AT_MOST = 4  # of them in a run from nothing to the end, which has only so many moments
+KILLS_PER_RUN = 4  # at most, before a run is left to finish
 
 
 def main():
@@ -32,16 +32,18 @@ def main():
     while killed < KILLS:
         number += 1
         name, finished = f'killed{number}', {}
-        for _ in range(AT_MOST):
+        for _ in range(KILLS_PER_RUN):
             process = start(where, name)
             wait_a_while(process, random.uniform(0.5, 0.9 * seconds))
             process.kill()
-            if process.wait() != -signal.SIGKILL:  # it was quicker
+            if process.wait() != -signal.SIGKILL:  # it had finished
                 break
             killed += 1
             stage, now = state(where / 'data' / name)
             again = sum(finished[shard] != now.get(shard, finished[shard]) for shard in finished)
-            print(f'{name}: killed {stage}; {len(now)} finished shards, {again} of the earlier made again')
+            print(
+                f'{name}: killed {stage}; {len(now)} finished shards, {again} of the earlier ones made again'
+            )
             finished = now
         began = time.time()
         code = start(where, name).wait()
@@ -60,21 +62,21 @@ def start(where, name):
 
 
 def wait_a_while(process, seconds):
-    """Until the time is over, or else until it publishes, which is too short a moment to be met by chance."""
+    """Wait for so many seconds or until the process ends."""
     end = time.time() + seconds
     while time.time() < end and process.poll() is None:
         time.sleep(0.001)
 
 
 def state(directory):
-    """(the stage a run was in, {shard: (inode, time)} of its finished shards)."""
+    """(the stage a run is in, {shard: (inode, time)} of its finished shards)."""
     work = directory / '.work'
     if (directory / 'meta.json').exists() and not work.exists():
         return 'after the end', {}
     shards = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in work.glob('*') if p.name.isdigit()}
     stages = {
         'while publishing': (directory / 'train.bin').exists(),
-        'while joining': (work / 'result').exists(),
+        'while writing the splits': (work / 'result').exists(),
         'while making shards': (work / 'vocabulary').exists(),
         'while learning the vocabulary': (work / 'plan.json').exists(),
     }

@@ -1,9 +1,10 @@
-"""train.py killed fifty times at random moments, each time begun again by the same command: the same bytes in the end?
+"""train.py killed fifty times at random moments and restarted by the same command must end with the same bytes.
 
-    python tests/kill_train.py                       # or with more of its flags: --optimizer=adamw
+    python tests/long/kill_train.py                      # some minutes
+    python tests/long/kill_train.py --optimizer=adamw    # with flags of train.py
 
-Not a test that pytest runs: it takes some minutes. The run saves every few steps, so that some of the kills come in the
-midst of a save. No step's data is lost or repeated if the weights are those of the undisturbed run, bit for bit.
+The run saves every few steps, so that some kills hit a save. If the weights equal those of the undisturbed run bit for
+bit, no step was lost or repeated.
 """
 
 import json
@@ -40,13 +41,13 @@ def main():
         before = newest(where / 'killed')
         while (
             newest(where / 'killed') == before and process.poll() is None
-        ):  # it goes on by a checkpoint at least
+        ):  # it makes progress: one save at least
             time.sleep(0.001)
         end = time.time() + random.uniform(0, 0.5)
         while time.time() < end and process.poll() is None:
             time.sleep(0.001)
         process.kill()
-        if process.wait() != -signal.SIGKILL:  # it was quicker
+        if process.wait() != -signal.SIGKILL:  # it had finished
             check(where)
             shutil.rmtree(where / 'killed')
             finished += 1
@@ -56,7 +57,7 @@ def main():
     assert start(where, 'killed').wait() == 0
     check(where)
     print(
-        f'killed {killed} times, {saving} of them within a save; the weights are the same, {finished + 1} times'
+        f'killed {killed} times, {saving} of them during a save; {finished + 1} runs ended with the same weights'
     )
     shutil.rmtree(where)
 
@@ -75,11 +76,11 @@ def check(where):
     one, other = (where / name / newest(where / name) for name in ('undisturbed', 'killed'))
     for name in ('model.safetensors', 'optimizer.pt'):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    told = [
+    losses = [
         [(r['step'], r.get('loss'), r.get('val_loss')) for r in map(json.loads, path.open())]
         for path in (where / 'undisturbed/metrics.jsonl', where / 'killed/metrics.jsonl')
     ]
-    assert told[0] == told[1], 'metrics.jsonl'
+    assert losses[0] == losses[1], 'metrics.jsonl'
 
 
 if __name__ == '__main__':

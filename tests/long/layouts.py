@@ -1,10 +1,10 @@
-"""The same run however its processes share it: 1, 2 and 4 processes, each mesh of ddp, fsdp and tp, each kind of model.
+"""The same losses on every mesh of ddp, fsdp and tp, with 1, 2 and 4 processes, for each kind of model.
 
-    python tests/layouts.py                    # everything; or some kinds: python tests/layouts.py gpt2 muon
+    python tests/long/layouts.py               # all kinds, some ten minutes each on 2 cores
+    python tests/long/layouts.py gpt2 muon     # some kinds
 
-Not a test that pytest runs: it takes some ten minutes a kind on two cores. Of each kind and mesh it tells the largest difference of the
-losses and norms of 50 steps from those of one process; then of runs that one mesh saved after 25 steps and another took over
-for 10 more, each from each.
+Prints for each kind and mesh the largest difference of losses and norms over 50 steps from those of one process. Then the
+same for runs that one mesh saved after 25 steps and another continued for 10 more, for every pair of meshes.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from conftest import TINY, run, settings_of
 
 KINDS = {
     'gpt2': '--bias=True --batch_size=2',
-    'masked': '--arch=bert --objective=masked --mask_ratio=0.97 --bias=True --batch_size=2',  # rows differ in what they predict
+    'masked': '--arch=bert --objective=masked --mask_ratio=0.97 --bias=True --batch_size=2',  # rows differ in how many tokens they predict
     'muon': '--arch=modern --optimizer=muon --bigrams=300 --n_kv_head=4 --batch_size=2',
     'llama': '--arch=llama --optimizer=muon --n_kv_head=4 --batch_size=2',
 }
@@ -45,7 +45,7 @@ def main(kinds):
 
 
 def straight(where, kind):
-    """50 steps of each mesh against those of one process; and 25 for `taken_over`."""
+    """Compare 50 steps on each mesh with those of one process; and make 25 for `taken_over`."""
     jobs = [(mesh, f'{flags(kind)} --max_iters=50', f'{kind}/straight', '') for mesh in ALL]
     jobs += [(mesh, f'{flags(kind)} --max_iters=25', f'{kind}/half', '') for mesh in ALL]
     together(where, jobs)
@@ -56,7 +56,7 @@ def straight(where, kind):
 
 
 def taken_over(where, kind):
-    """Steps 25 to 35 of each mesh from what each mesh saved, against those of one process."""
+    """Compare steps 25 to 35 on each mesh, continued from what each mesh saved, with those of one process."""
     jobs = [
         (
             after,
@@ -89,7 +89,7 @@ def out_dir(stem, mesh):
 
 
 def together(where, jobs):
-    """Do jobs (mesh, flags, stem of out_dir, directory to go on from or ''), those with equally many processes in one start."""
+    """Run jobs (mesh, flags, stem of out_dir, directory to resume from or ''), one torchrun for each number of processes."""
     for size in MESHES:
         own = [job for job in jobs if job[0][0] * job[0][1] * job[0][2] == size]
         if not own:
@@ -105,7 +105,7 @@ def together(where, jobs):
 
 
 def work(jobs):
-    """What each process of a start does: one run of train.py after the other, in one process group."""
+    """In each process: one run of train.py after the other, in one process group."""
     import torch
 
     import train
@@ -118,7 +118,7 @@ def work(jobs):
         out = out_dir(stem, (ddp, fsdp, tp))
         if before and again[0] == 0:
             shutil.copytree(before, out)
-        runtime.all_reduce_sum(torch.zeros(()))  # they wait for it
+        runtime.all_reduce_sum(torch.zeros(()))  # a barrier
         resume = '--init_from=resume' if before else ''
         words = f'{TINY} {SHAPE} --out_dir={out} --fsdp={fsdp} --tp={tp} {resume} {flags}'
         with settings_of(train, words) as settings:
@@ -128,7 +128,7 @@ def work(jobs):
 
 
 def losses(directory):
-    """All losses of a run, of training and of evaluation, and the norms of its gradients, by step."""
+    """{(step, name): value} of all losses of a run and the norms of its gradients."""
     with open(directory / 'metrics.jsonl') as f:
         records = [json.loads(line) for line in f]
     names = ('loss', 'norm', 'train_loss', 'val_loss')
@@ -136,7 +136,7 @@ def losses(directory):
 
 
 def difference(one, other):
-    """The largest between two runs at the same step, of losses; of norms, as a part of the norm."""
+    """The largest difference of two runs at the same step: absolute for losses, relative for norms."""
     assert one.keys() == other.keys()
     return max(abs(one[key] - other[key]) / (one[key] if key[1] == 'norm' else 1) for key in one)
 

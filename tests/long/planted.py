@@ -1,12 +1,12 @@
-"""Plant copies, junk and evaluation texts among real files of this machine, prepare them, and print what was found.
+"""Precision and recall of prepare.py: copies, junk and evaluation texts are planted among real files of this machine.
 
-    python tests/planted.py                     # 200 MB, some minutes
-    python tests/planted.py --megabytes=20 --keep=FOLDER
+    python tests/long/planted.py                     # 200 MB, some minutes
+    python tests/long/planted.py --megabytes=20 --keep=FOLDER
 
-Of 100 documents 55 are real and unlike each other, 20 are exact copies of these, 20 near copies, 5 junk; a few hold evaluation
-texts. prepare.py reads them as a user has it read, and what it leaves is read back from its token files. What is true is
-found without its code, from exact sets of 5-grams of words. Needs tiktoken's GPT-2 vocabulary (the network or
-TIKTOKEN_CACHE_DIR).
+Of 100 documents 55 are real and different from each other, 20 are exact copies of these, 20 near copies, 5 junk; a few
+contain evaluation texts. prepare.py runs as a user runs it, and the documents it kept are read back from its token files.
+The truth is computed without its code, from exact sets of 5-grams of words. Needs tiktoken's GPT-2 vocabulary (from the
+network or TIKTOKEN_CACHE_DIR).
 """
 
 import gzip
@@ -27,22 +27,23 @@ import pyarrow
 import pyarrow.parquet
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
-import tokenizer  # noqa: E402
-from bench.measure import ROOT, run_script  # noqa: E402
-from configurator import configure, fail  # noqa: E402
+import tokenizer
+from bench.measure import ROOT, run_script
+from common import fail
+from configurator import configure
 
 # -----------------------------------------------------------------------------
 megabytes = 200  # of text, about
-changed = 0.03  # share of its words that a near copy has others for
+changed = 0.03  # share of the words that are replaced in a near copy
 contaminated = 50  # documents with an evaluation text in them
-val_fraction = 0.05  # of prepare.py: five times its own, to try the split harder
-keep = ''  # a folder to leave everything in
+val_fraction = 0.05  # of prepare.py: five times its default, to test the split harder
+keep = ''  # a folder to keep all files in
 # -----------------------------------------------------------------------------
 
 SHARES = (20 / 55, 20 / 55, 5 / 55)  # exact copies, near copies and junk beside real documents
 WORDS, CHARACTERS = 100, 50_000  # of a real document: at least, at most
 JUNK = ('spam', 'one line', 'binary')
-# Jaccard: of two real documents at most, of a validation and a training document too much
+# Jaccard similarity: at most, of two real documents; at least, of a validation document leaked into training
 ALIKE, LEAKED = (0.3, 0.5)
 PRESETS = ('web', 'code')  # for documentation, for source
 RUN = 13  # words that a contaminated document shares with an evaluation text, at least
@@ -52,7 +53,7 @@ SOURCE = ('.py', '.pyi', '.c', '.h', *(f'.{n}' for n in range(1, 9)))  # the las
 IDEOGRAPHS = '\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff'
 LETTER = rf'[^\W{IDEOGRAPHS}]'
 WORD = re.compile(rf"{LETTER}+(?:['.’]{LETTER}+)*|[{IDEOGRAPHS}]")
-NUMBERS = {}  # of each word ever seen
+NUMBERS = {}  # word -> its number
 PLAIN = re.compile(r'[A-Z][^{}<>_=|`\\@#*/()\[\]]{60,}[.!?]')
 CONTROL = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f]')
 
@@ -67,12 +68,12 @@ def main():
         write_corpus(draw, work / 'corpus', planted)
         (work / 'evals.jsonl').write_text('\n'.join(json.dumps({'question': q}) for q in evals))
         flags = [f'--decontaminate={work}/evals.jsonl', f'--val_fraction={val_fraction}']
-        told, kept = prepare(work, 'planted', '**/*', '--clean=basic', '--dedup=near', *flags)
-        judge_copies(planted, told, kept)
-        judge_split(told, kept)
+        report, kept = prepare(work, 'planted', '**/*', '--clean=basic', '--dedup=near', *flags)
+        report_copies(planted, report, kept)
+        report_split(report, kept)
         for preset in PRESETS:
-            told, kept = prepare(work, preset, f'{preset}/**/*', f'--clean={preset}', '--dedup=none')
-            judge_junk(planted, preset, told, kept)
+            report, kept = prepare(work, preset, f'{preset}/**/*', f'--clean={preset}', '--dedup=none')
+            report_junk(planted, preset, report, kept)
 
 
 # --- real documents -------------------------------------------------------------
@@ -98,10 +99,10 @@ def jaccard(a, b):
 
 
 def real_documents(draw, size):
-    """[(preset, text), ...] of about `size` bytes: files of this machine, none like another.
+    """[(preset, text), ...] of about `size` bytes: files of this machine, no two of them similar.
 
-    A file is left out if more than ALIKE of its 5-grams occur in those before, all together. Where they occur is
-    looked up by 28 bits of their hashes: what falls together there by chance leaves out a few files more.
+    A file is left out if more than ALIKE of its 5-grams occur in the files before it. The lookup uses 28 bits of the
+    hashes; collisions leave out a few files more.
     """
     seen, documents, total = np.zeros(1 << 28, bool), [], 0
     paths = draw.sample(paths := machine_files(), len(paths))
@@ -129,12 +130,12 @@ def machine_files():
 
 
 def is_source(path):
-    """Whether a file is no documentation in English; of manual pages only those are."""
+    """Whether a file is source code, or a manual page in another language than English."""
     return not ('/man/man' in path or path.removesuffix('.gz').endswith(DOCUMENTATION))
 
 
 def content(path):
-    """The text of a file; '' if it is none, or has control or broken characters, which cleaning would change."""
+    """The text of a file; '' if it is no text, or has control or broken characters, which cleaning would change."""
     try:
         text = (gzip.open if path.endswith('.gz') else open)(path, 'rb').read().decode()
     except (OSError, UnicodeDecodeError):
@@ -143,7 +144,7 @@ def content(path):
 
 
 def prose(text):
-    """The paragraphs that are plain sentences, a line each and none twice, as an extractor gives the pages of the web."""
+    """The paragraphs that are plain sentences, one a line, none twice: the way a text extractor returns web pages."""
     text = re.sub(r'^\..*', '', text, flags=re.MULTILINE)  # the markup of manual pages
     paragraphs = [' '.join(part.split()) for part in re.split(r'\n\s*\n', text)]
     return '\n'.join(dict.fromkeys(part for part in paragraphs if PLAIN.fullmatch(part)))
@@ -153,8 +154,9 @@ def prose(text):
 
 
 def plant(draw, real, held_out):
-    """{kind: [(preset, true text, text as planted), ...]}, and the evaluation texts. The copies are of the real ones, what
-    is broken or contaminated is not among them, and junk is made of what is held out.
+    """{kind: [(preset, true text, text as planted), ...]}, and the evaluation texts.
+
+    Copies are copies of the real documents, none of which is mojibake or contaminated; junk is made from held-out files.
     """
     copies, near, junk = (round(len(real) * share) for share in SHARES)
     evals, others = evaluation_texts(draw, real, held_out[0::2]), held_out[1::2]
@@ -175,7 +177,7 @@ def plant(draw, real, held_out):
 
 
 def evaluation_texts(draw, real, held_out):
-    """Questions that share no run of words with a real document: licences and the like are everywhere."""
+    """Questions that share no 13-gram with a real document, as a licence text would."""
     evals = [' '.join(draw_run(draw, held_out, 30)) for _ in range(4 * contaminated)]
     runs = [grams(words(question), RUN) for question in evals]
     known = np.unique(np.concatenate(runs))
@@ -184,7 +186,7 @@ def evaluation_texts(draw, real, held_out):
 
 
 def draw_run(draw, held_out, length):
-    """Some words in a row, as they stand in a document that is not in the corpus."""
+    """Consecutive words from a document that is not in the corpus."""
     while True:
         found = draw.choice(held_out)[1].split()
         start = draw.randrange(len(found))
@@ -194,7 +196,7 @@ def draw_run(draw, held_out, length):
 
 
 def with_evaluation(draw, text, question):
-    """The text with 13 words or more of a question between two of its lines, in other case and with other commas."""
+    """The text with at least 13 words of a question between two lines, with another case and punctuation."""
     lines, found = text.split('\n'), words(question)
     length = draw.randint(RUN, len(found))
     start = draw.randrange(len(found) - length + 1)
@@ -204,7 +206,7 @@ def with_evaluation(draw, text, question):
 
 
 def reworded(draw, text, held_out):
-    """The text with some of its words replaced by words of another."""
+    """A near copy: the text with some words replaced by words of another document."""
     spans = [match.span() for match in WORD.finditer(text)]
     others, pieces, end = words(draw.choice(held_out)[1]), [], 0
     for start, stop in sorted(draw.sample(spans, max(1, round(changed * len(spans))))):
@@ -214,12 +216,12 @@ def reworded(draw, text, held_out):
 
 
 def misread(text):
-    """The text as it looks when its UTF-8 is read as Windows-1252, and bytes that this lacks as Latin-1, as browsers do."""
+    """Mojibake: UTF-8 decoded as Windows-1252, with Latin-1 for the bytes this does not define, as browsers do."""
     return ''.join(bytes([byte]).decode('cp1252', 'ignore') or chr(byte) for byte in text.encode())
 
 
 def spam(draw, held_out):
-    """A phrase again and again, a heap of keywords, or the same few lines over and over."""
+    """A repeated phrase, a list of keywords, or a few repeated lines."""
     kind, offer = draw.randrange(3), ' '.join(draw_run(draw, held_out, 4))
     if kind == 0:
         return f'{offer} ' * draw.randint(30, 300)
@@ -231,7 +233,7 @@ def spam(draw, held_out):
 
 
 def binaries(draw, count):
-    """Pieces of compiled files, read as Latin-1."""
+    """Pieces of compiled files, decoded as Latin-1."""
     found, root = [], Path(sysconfig.get_paths()['stdlib'])
     paths = sorted([*root.rglob('*.so'), *root.rglob('*.pyc')])
     while len(found) < count:
@@ -243,11 +245,11 @@ def binaries(draw, count):
     return found
 
 
-# --- the corpus and what became of it -------------------------------------------
+# --- the corpus, prepared -------------------------------------------------------
 
 
 def write_corpus(draw, folder, planted):
-    """Every document in one of four formats, in any order; a folder for each preset, one for mojibake."""
+    """Write the documents, shuffled, in four formats; a folder for each preset, one for mojibake."""
     documents = [(preset, text) for kind in planted.values() for preset, _, text in kind]
     draw.shuffle(documents)
     for preset in (*PRESETS, 'mojibake'):
@@ -265,14 +267,16 @@ def write_corpus(draw, folder, planted):
 
 def prepare(work, name, files, *flags):
     """Run prepare.py -> (its report.json, {split: the texts in its token files})."""
-    flags = [f'--files={work}/corpus/{files}', '--tokenizer=gpt2', *flags]
-    peak = run_script(work, ROOT / 'prepare.py', name, *flags, measure_memory=True).peak_memory
+    given = [f'--files={work}/corpus/{files}', '--tokenizer=gpt2', *flags]
+    peak = run_script(work, ROOT / 'prepare.py', name, *given, measure_memory=True).peak_memory
     folder = work / 'data' / name
-    told = json.loads((folder / 'report.json').read_text())
-    rate = told['bytes'] / 1e6 / told['wall_seconds']
-    print(f'\nprepare.py {" ".join(flags)}: {rate:.1f} MB/s, {peak / 1e6:,.0f} MB at its peak')
-    print('  read', told['documents'], {rule: gone['documents'] for rule, gone in told['dropped'].items()})
-    return told, {split: list(read_texts(folder, split)) for split in ('train', 'val')}
+    report = json.loads((folder / 'report.json').read_text())
+    rate = report['bytes'] / 1e6 / report['wall_seconds']
+    print(f'\nprepare.py {" ".join(flags)}: {rate:.1f} MB/s, {peak / 1e6:,.0f} MB peak memory')
+    print(
+        '  read', report['documents'], {rule: gone['documents'] for rule, gone in report['dropped'].items()}
+    )
+    return report, {split: list(read_texts(folder, split)) for split in ('train', 'val')}
 
 
 def read_texts(folder, split):
@@ -285,52 +289,52 @@ def read_texts(folder, split):
 
 
 def key(text):
-    """What tidying leaves of a text: all but blanks, Unicode composed."""
+    """A hash of what cleaning does not change in a text: all but white space, in Unicode NFC."""
     return hash(''.join(unicodedata.normalize('NFC', text).split()))
 
 
-# --- the judgement --------------------------------------------------------------
+# --- precision and recall -------------------------------------------------------
 
 
 HEADINGS = ''.join(f' {word:>9}' for word in 'planted reported found precision recall expected'.split())
 
 
 def row(what, planted, found, reported='', expected=''):
-    """Print of how many planted how many were found, as the texts left tell, and as many report.json has."""
+    """Print how many were planted, how many report.json counts, and how many are really gone from the kept texts."""
     precision = '' if reported == '' else found / max(reported, 1)
     columns = planted, reported, found, precision, found / max(planted, 1), expected
     print(f'  {what:20}' + ''.join(f' {c:9.2%}' if isinstance(c, float) else f' {c:>9}' for c in columns))
 
 
-def judge_copies(planted, told, kept):
+def report_copies(planted, report, kept):
     stays = Counter(map(key, kept['train'] + kept['val']))
-    dropped = Counter({rule: gone['documents'] for rule, gone in told['dropped'].items()})
+    dropped = Counter({rule: gone['documents'] for rule, gone in report['dropped'].items()})
     print(f'  {"":20}{HEADINGS}')
     copies = Counter(key(text) for _, _, text in planted['copies'])
     found = sum(count - max(stays[text] - 1, 0) for text, count in copies.items())
     row('exact copies', copies.total(), found, dropped['exact duplicate'], 1.0)
 
     pairs = [(text, copy) for _, text, copy in planted['near']]
-    likeness = np.array([jaccard(grams(words(a), 5), grams(words(b), 5)) for a, b in pairs])
-    met = np.array([not (stays[key(a)] and stays[key(b)]) for a, b in pairs])
-    meeting = 1 - (1 - likeness**8) ** 14  # 14 bands of 8 rows
-    row('near copies', len(met), met.sum(), dropped['near duplicate'], meeting.mean())
-    for tenth in np.unique(tenths := np.floor(likeness * 10)):
+    similarity = np.array([jaccard(grams(words(a), 5), grams(words(b), 5)) for a, b in pairs])
+    found = np.array([not (stays[key(a)] and stays[key(b)]) for a, b in pairs])
+    expected = 1 - (1 - similarity**8) ** 14  # 14 bands of 8 rows
+    row('near copies', len(found), found.sum(), dropped['near duplicate'], expected.mean())
+    for tenth in np.unique(tenths := np.floor(similarity * 10)):
         which = tenths == tenth
-        row(f'  of {tenth / 10} and more', which.sum(), met[which].sum(), expected=meeting[which].mean())
+        row(f'  of {tenth / 10} and more', which.sum(), found[which].sum(), expected=expected[which].mean())
 
     found = sum(not stays[key(text)] for _, _, text in planted['contaminated'])
     row('contaminated', len(planted['contaminated']), found, dropped['contaminated'], 1.0)
     found = sum(stays[key(text)] > 0 for _, text, _ in planted['mojibake'])
-    row('mojibake made whole', len(planted['mojibake']), found)
+    row('mojibake repaired', len(planted['mojibake']), found)
 
     copy_of = dict(pairs)
     groups = [{key(text), key(copy_of.get(text, text))} for _, text, _ in planted['real']]
     lost = sum(not any(stays[text] for text in group) for group in groups)
-    print(f'  {lost:,} of {len(groups):,} real documents were changed, or have gone with all their copies')
+    print(f'  {lost:,} of {len(groups):,} real documents were changed, or dropped with all their copies')
 
 
-def judge_split(told, kept):
+def report_split(report, kept):
     """Compare every validation document with every training document that it shares a 5-gram with."""
     held = [grams(words(text), 5) for text in kept['val']]
     sizes, hashes = np.array([len(each) for each in held]), np.concatenate(held)
@@ -343,13 +347,13 @@ def judge_split(told, kept):
         both = np.bincount(np.concatenate(found), minlength=len(held)) if found else 0
         closest = np.maximum(closest, both / (len(ours) + sizes - both))
     print(
-        f'  of {len(held):,} validation documents {np.sum(closest >= LEAKED)} have a near copy in training; the most alike'
-        f' have a Jaccard of {closest.max():.2f}; {told["moved_to_training"]:,} more were moved to training'
+        f'  of {len(held):,} validation documents {np.sum(closest >= LEAKED)} have a near copy in training; the highest'
+        f' Jaccard similarity is {closest.max():.2f}; {report["moved_to_training"]:,} more were moved to training'
     )
 
 
-def judge_junk(planted, preset, told, kept):
-    """A document that stays is of the kind that most of its lines are of: rules take lines away."""
+def report_junk(planted, preset, report, kept):
+    """A kept document counts as the kind that most of its lines are of, since rules remove lines."""
     kind_of, count = {}, Counter()
     for kind, documents in planted.items():
         kind = kind if kind in JUNK else 'real'
@@ -363,7 +367,7 @@ def judge_junk(planted, preset, told, kept):
     print(f'  {"":20}{HEADINGS}')
     for kind in JUNK:
         row(kind, count[kind], gone[kind])
-    dropped = sum(each['documents'] for each in told['dropped'].values())
+    dropped = sum(each['documents'] for each in report['dropped'].values())
     row('junk', sum(count[kind] for kind in JUNK), sum(gone[kind] for kind in JUNK), dropped)
     print(f'  {gone["real"]:,} of {count["real"]:,} real documents dropped')
 
