@@ -136,8 +136,8 @@ class RMSNorm(nn.RMSNorm):
 def rotary_table(config):
     """cos and sin of the angle of each position and pair of channels, (2, block_size, hs / 2)."""
     pairs = torch.arange(0, config.head_width, 2) / config.head_width
-    angles = torch.outer(torch.arange(config.block_size).float(), config.rope_theta**-pairs)
-    return torch.stack((angles.cos(), angles.sin()))
+    turns = torch.outer(torch.arange(config.block_size).float(), config.rope_theta**-pairs)
+    return torch.stack((turns.cos(), turns.sin()))
 
 
 def rotate(x, rope):
@@ -366,14 +366,15 @@ class Transformer(nn.Module):
         x = x if self.mlm_head is None else self.mlm_head(x)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        head, x, targets = self.lm_head, x.flatten(0, 1), targets.flatten()  # (N, C), (N,)
-        return self.summed_loss(x, head.weight, head.bias, self.pad_logit_bias, targets, self.config.softcap)
+        x, targets = x.flatten(0, 1), targets.flatten()  # (N, C), (N,)
+        vocabulary = (self.lm_head.weight, self.lm_head.bias, self.pad_logit_bias)
+        return self.summed_loss(x, *vocabulary, targets, self.config.softcap)
 
     def num_params(self):
         """Parameters, the padding rows of the vocabulary left out: 124,439,808 for GPT-2."""
-        padding = self.config.padded_vocab_size - self.config.vocab_size
+        pad_rows = self.config.padded_vocab_size - self.config.vocab_size
         per_row = self.config.n_embd * (1 if self.config.tied else 2) + (self.lm_head.bias is not None)
-        return sum(p.numel() for p in self.parameters()) - padding * per_row
+        return sum(p.numel() for p in self.parameters()) - pad_rows * per_row
 
     def flops_per_token(self, T, predicted=1.0):
         """FLOPs of training on one token in rows of T: forward and backward, as PaLM counts them (appendix B).
@@ -383,8 +384,8 @@ class Transformer(nn.Module):
         """
         c = self.config
         matrices = sum(p.numel() for p in self.blocks.parameters() if p.dim() > 1)
-        head = c.padded_vocab_size * c.n_embd + (c.n_embd**2 if self.mlm_head is not None else 0)
-        return 6 * (matrices + predicted * head) + 12 * c.n_layer * c.n_head * c.head_width * T
+        in_head = c.padded_vocab_size * c.n_embd + (c.n_embd**2 if self.mlm_head is not None else 0)
+        return 6 * (matrices + predicted * in_head) + 12 * c.n_layer * c.n_head * c.head_width * T
 
     def save(self, directory, weights=None):
         """Write model.safetensors (fp32 as trained) and config.json. weights: name -> weight, if this process has not all."""
@@ -421,8 +422,8 @@ class Transformer(nn.Module):
                 rows, missing = len(weights[name]), config.padded_vocab_size - len(weights[name])
                 if rows not in (config.vocab_size, config.padded_vocab_size):
                     raise ValueError(f'{source}: {name} has {rows} rows for {config.vocab_size} tokens')
-                padding = weights[name].new_zeros(missing, *weights[name].shape[1:])
-                weights[name] = torch.cat((weights[name], padding))
+                zeros = weights[name].new_zeros(missing, *weights[name].shape[1:])
+                weights[name] = torch.cat((weights[name], zeros))
         if len({name.split('.')[1] for name in weights if name.startswith('blocks.')}) != config.n_layer:
             raise ValueError(f'the weights of {source} lack the {config.n_layer} layers of its config.json')
         model = cls(config)

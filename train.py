@@ -394,12 +394,12 @@ def compile_model(model, torch_device, layout, log):
 
 def announce(run, batches, tokens_per_step, flops_per_token, peak, log):
     """Log what is trained, on what, and how often it will see the data."""
-    model, meta, shares = run.model, run.meta, batches.rows.parts
-    epochs = [float(tokens_per_step * max_iters * share / len(part.tokens)) for part, share in shares]
+    model, meta, tokens = run.model, run.meta, tokens_per_step * max_iters
+    epochs = [float(tokens * portion / len(part.tokens)) for part, portion in batches.rows.parts]
     log(
         f'{size(model.num_params())} parameters, {meta["vocab_size"]:,} tokens in the vocabulary; '
         f'{run.device.type} in {str(run.precision)[6:]}, {run.layout}\n'
-        f'{size(tokens_per_step)} tokens a step, {size(tokens_per_step * max_iters)} in all, '
+        f'{size(tokens_per_step)} tokens a step, {size(tokens)} in all, '
         + ', '.join(f'{n:.2f} epochs of data/{name}' for n, name in zip(epochs, meta['mixture'], strict=True))
     )
     for path in unread_columns(dataset, run.objective.columns):
