@@ -23,6 +23,7 @@ def prepare_model(model, device, dtype, compile=False, rows=1):
     `stream` will compile its step. rows: that are continued at a time.
     """
     model.eval().to(device)
+    model.fuse_for_inference()
     x86 = device.type == 'cpu' and 'fbgemm' in torch.backends.quantized.supported_engines
     if dtype == 'int8':
         return kernels.replace_linears(model, Int8Linear)

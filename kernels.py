@@ -93,6 +93,17 @@ def gelu_tanh(x):
 # --- linear layers for inference -----------------------------------------------
 
 
+@torch.no_grad()
+def fused_linear(*linears):
+    """One linear layer with the outputs of several, one after the other."""
+    bias = linears[0].bias is not None
+    fused = nn.Linear(linears[0].in_features, sum(each.out_features for each in linears), bias, device='meta')
+    fused.weight = nn.Parameter(torch.cat([each.weight for each in linears]))
+    if bias:
+        fused.bias = nn.Parameter(torch.cat([each.bias for each in linears]))
+    return fused
+
+
 def replace_linears(model, make):
     """Replace every nn.Linear of a model by make(linear), a module; the model lets go of the old weights."""
     for parent in list(model.modules()):

@@ -157,18 +157,28 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(C, kv_width, bias=qkv_bias)
         self.v_proj = nn.Linear(C, kv_width, bias=qkv_bias)
         self.o_proj = nn.Linear(width, C, bias=config.bias)
+        self.qkv_proj, self.widths = None, (width, kv_width, kv_width)
         self.q_norm = self.k_norm = None
         if config.qk_norm == 'rms':
             self.q_norm, self.k_norm = (RMSNorm(self.head_width, eps=config.norm_eps) for _ in 'qk')
         elif config.qk_norm:
             self.q_norm, self.k_norm = (nn.LayerNorm(self.head_width, elementwise_affine=False) for _ in 'qk')
 
+    def fuse(self):
+        """For inference: queries, keys and values by one product, which costs less than three where rows are few."""
+        self.qkv_proj = kernels.fused_linear(self.q_proj, self.k_proj, self.v_proj)
+        self.q_proj = self.k_proj = self.v_proj = None
+
     def forward(self, x, visible, rope, cache, start_pos):
         B, T, _ = x.shape
+        if self.qkv_proj is None:
+            qkv = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        else:
+            qkv = self.qkv_proj(x).split(self.widths, dim=-1)
         # the number of heads is what the weights have: under tensor parallelism a process holds fewer
-        q = self.q_proj(x).view(B, T, -1, self.head_width).transpose(1, 2)  # (B, nh, T, hs)
-        k = self.k_proj(x).view(B, T, -1, self.head_width).transpose(1, 2)  # (B, nkv, T, hs)
-        v = self.v_proj(x).view(B, T, -1, self.head_width).transpose(1, 2)  # (B, nkv, T, hs)
+        q, k, v = (
+            each.view(B, T, -1, self.head_width).transpose(1, 2) for each in qkv
+        )  # (B, nh or nkv, T, hs)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
@@ -187,9 +197,19 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(C, width, bias=config.bias) if self.kind == 'swiglu' else None
         self.up_proj = nn.Linear(C, width, bias=config.bias)
         self.down_proj = nn.Linear(width, C, bias=config.bias)
+        self.gate_up_proj = None
+
+    def fuse(self):
+        """For inference, as Attention.fuse."""
+        if self.kind == 'swiglu':
+            self.gate_up_proj = kernels.fused_linear(self.gate_proj, self.up_proj)
+            self.gate_proj = self.up_proj = None
 
     def forward(self, x):  # (B, T, C) -> (B, T, C)
-        if self.kind == 'swiglu':
+        if self.gate_up_proj is not None:
+            gate, x = self.gate_up_proj(x).chunk(2, dim=-1)
+            x = F.silu(gate) * x
+        elif self.kind == 'swiglu':
             x = F.silu(self.gate_proj(x)) * self.up_proj(x)
         elif self.kind == 'relu2':
             x = F.relu(self.up_proj(x)).square()
@@ -271,6 +291,11 @@ class Transformer(nn.Module):
                 p.normal_(std=0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02)
             elif name.endswith('bias'):
                 p.zero_()
+
+    def fuse_for_inference(self):
+        for block in self.blocks:
+            block.attn.fuse()
+            block.mlp.fuse()
 
     def gradient_checkpointing_enable(self):
         """Keep only the inputs of blocks in training and compute the rest again in the backward pass: less memory, more time."""
