@@ -43,24 +43,20 @@ def conversation(row):
     """
     match row:
         case {'messages': list(turns)} | {'conversations': list(turns)}:
-            pass
+            texts = {}
         case {'prompt': str(question), 'completion': str(answer)}:
-            turns = exchange(row, question, answer)
+            texts = dict(system=row.get('system'), user=question, assistant=answer)
         case {'instruction': str(question), 'output': str(answer)} if isinstance(row.get('input') or '', str):
-            context = row.get('input')
-            turns = exchange(row, f'{question}\n\n{context}' if context else question, answer)
+            question += f'\n\n{row["input"]}' if row.get('input') else ''
+            texts = dict(system=row.get('system'), user=question, assistant=answer)
         case _:
             raise ValueError('no messages, prompt and completion, or instruction and output')
+    if texts:
+        turns = [dict(role=role, content=text) for role, text in texts.items() if text or role != 'system']
     messages = [checked(turn) for turn in turns]
     if not any(message['role'] == 'assistant' and message['content'].strip() for message in messages):
         raise ValueError('the assistant says nothing')
     return messages
-
-
-def exchange(row, question, answer):
-    """The turns of one question and its answer, after the row's "system" if it has one."""
-    turns = dict(system=row.get('system'), user=question, assistant=answer)
-    return [dict(role=role, content=text) for role, text in turns.items() if text or role != 'system']
 
 
 def checked(turn):

@@ -9,10 +9,9 @@
     python prepare.py mix --sources='wikipedia:0.3,fineweb-edu:0.7'
     torchrun --nproc_per_node=4 prepare.py fineweb-edu               # or srun: ranks share the work through the disk
 
-Three stages. `make_shards` makes a shard of each unit of work (a file, a part of a large one, or some small ones). A shard
-depends on its unit alone and appears when it is complete, so any process of any machine may make it, and a run that was
-stopped goes on with those that are missing. `assign_splits` compares the signatures of all documents, 176 bytes each:
-which are copies, which are for validation. `write_splits` writes the tokens of those that are kept. See docs/data.md.
+Any process of any machine may make the shard of a unit of work (a file, a part of one, or some small ones); one process
+then compares the signatures of all documents, assigns them to splits, and writes tokens. A run that was stopped goes on
+with the shards that are missing. docs/data.md tells more.
 """
 
 import contextlib
@@ -36,7 +35,7 @@ from configurator import configure, own_settings
 from corpus import filters, parallel, report, shard
 from corpus import sources as readers
 from corpus.dedup import benchmark_ngrams, fingerprint
-from corpus.merge import assign_splits, open_shards, write_splits
+from corpus.merge import assign_splits, write_splits
 from corpus.parallel import RANK
 from loader import mixture
 
@@ -53,9 +52,7 @@ sources = ''  # instead of these, a mixture of prepared data sets with one vocab
 max_documents = 0  # stop after so many, read by one process; 0: all [0, inf)
 strict = False  # stop at a damaged row instead of counting and skipping it
 # what to keep
-clean = (
-    ''  # 'none', 'basic' (repair), 'web' (and filters for web pages), 'code'; '': the source's, else basic
-)
+clean = ''  # 'none', 'basic' (repair), 'web' (filter web pages too), 'code'; '': the source's, else basic
 dedup = ''  # 'near' (and exact copies), 'exact', 'none'; '': the source's, else near
 bands = 14  # of MinHash: documents that agree in one band are near copies [1, inf)
 rows = 8  # of each band; 14 x 8 finds documents whose 5-grams are 3/4 the same, as in FineWeb [1, inf)
@@ -72,15 +69,12 @@ num_proc = 0  # processes; 0: one per core [0, inf)
 ray = ''  # address of a Ray cluster ('auto', 'local') whose workers make the shards
 # what to print
 list = False  # the corpora known by name
-show = 0  # so many kept and dropped documents side by side; nothing is written [0, inf)
+show = 0  # print so many kept and so many dropped documents, and write nothing [0, inf)
 # -----------------------------------------------------------------------------
 
-# settings that decide the result, recorded in meta.json; the others say how to run and what to print
+# they say how to run and what to print; the other settings decide the result, and meta.json records them
+INDECISIVE = ('name', 'sources', 'engine', 'num_proc', 'ray', 'list', 'show')
 INPUT = ('files', 'hub', 'hub_config', 'hub_split', 'text_field')
-DECISIVE = (
-    *INPUT, 'task', 'max_documents', 'strict', 'clean', 'dedup', 'bands', 'rows', 'decontaminate', 'val_fraction',
-    'tokenizer', 'vocab_size', 'normalize', 'tokenizer_chars',
-)  # fmt: skip
 VALUES = dict(clean=filters.PRESETS, dedup=('near', 'exact', 'none'), task=('text', 'chat', 'classify'))
 
 
@@ -89,18 +83,20 @@ def main():
         return print(readers.listing())
     check_settings()
     if sources:
-        return write_mixture()
+        return write_mixture() if RANK == 0 else None
     work = Path('data', name, '.work')
     job = decisive_settings() | dict(filters=own_settings(vars(filters)), directory=str(work))
     if show:
-        return report.show(readers.units(find_inputs(job)[0]), job, show)
+        inputs, _ = readers.find(job['files'], job['hub'], job['hub_config'], job['hub_split'])
+        return report.show(readers.units(inputs), job, show)
     try:
         prepare(work, job)
     except OSError as e:
         fail(f'cannot write {work.parent}: {reason(e)}; {keep_shards(work)}')
     except BrokenProcessPool:
-        why = 'a worker was killed, most likely for lack of memory: try a smaller --num_proc'
-        fail(f'{why}; {keep_shards(work)}')
+        fail(
+            f'a worker was killed, probably for lack of memory: try a smaller --num_proc; {keep_shards(work)}'
+        )
     except KeyboardInterrupt:
         fail(f'stopped; {keep_shards(work)}')
     except SystemExit:  # its message is printed
@@ -113,21 +109,25 @@ def prepare(work, job):
     started = time.time()
     plan = make_plan(work / 'plan.json', job)
     sizes = dict(plan['inputs'])
-    units = readers.units(plan['inputs'], unit_size(sizes))
-    parallel.run_once(work / 'vocabulary', lambda path: save_vocabulary(path, units, job, sizes))
-    if decontaminate:
-        parallel.run_once(work / 'benchmark.npz', save_benchmark)
+    total = sum(sizes.values())
+    # bytes of input per unit: few, to balance the work and to lose little, but for at most 10,000 units
+    target = max(min(max(total // 64, 1 << 20), 16 << 20), total // 10_000)
+    units = readers.units(plan['inputs'], target)
+    if max_documents:
+        units = [[*itertools.chain(*units)]]  # one process reads the first ones, in order
+    parallel.run_once(work / 'shared', lambda path: save_shared(path, units, job, total))
     parallel.make_shards(units, job | dict(engine=engine), sizes, num_proc or parallel.cores(), ray)
     if RANK > 0:
         return
-    vocabulary = vocabularies.load(str(work / 'vocabulary'))
-    shards = open_shards(work, len(units), vocabulary)
+    vocabulary = vocabularies.load(str(work / 'shared'))
+    shards = shard.finished(work)
     split_of, cut, copies = assign_splits(shards, job)
     result = work / 'result'
     shutil.rmtree(result, ignore_errors=True)
-    shutil.copytree(work / 'vocabulary', result)
+    shutil.copytree(work / 'shared', result, ignore=lambda *_: ['benchmark.npz'])
     meta = write_splits(shards, split_of, cut, result, vocabulary, job)
-    meta |= dict(source=plan['origin'], settings={key: job[key] for key in DECISIVE} | job['filters'])
+    settings = {key: job[key] for key in job if key not in ('filters', 'directory')} | job['filters']
+    meta |= dict(source=plan['origin'], settings=settings)
     stats = report.collect(name, shards, copies, meta, vocabulary, time.time() - started)
     report.write(result, stats)
     publish(result, work.parent, meta)
@@ -139,8 +139,7 @@ def keep_shards(work):
     """After a failure: keep finished shards for the next run, if any, else remove the directory -> what to say of it."""
     if RANK > 0:  # the others may go on
         return ''
-    done = sum(path.name.isdigit() for path in work.glob('*'))
-    if done:
+    if done := len(shard.finished(work)):
         return f'{done} finished parts are kept, and the same command goes on from there'
     shutil.rmtree(work, ignore_errors=True)
     with contextlib.suppress(OSError):  # there is earlier data
@@ -154,9 +153,7 @@ def keep_shards(work):
 def check_settings():
     """Refuse what cannot work before anything is read."""
     if not name:
-        fail(
-            'name a data set: python prepare.py NAME, one of --list, or any with --files=GLOB or --hub=OWNER/NAME'
-        )
+        fail('name a data set: prepare.py NAME, one of --list, or any with --files=GLOB or --hub=OWNER/NAME')
     if not re.fullmatch(r'\w[\w.-]*', name):
         fail(f'the name {name!r} becomes a folder: letters, digits, ".", "-" and "_" only')
     if bool(files) + bool(hub) + bool(sources) > 1:
@@ -166,13 +163,14 @@ def check_settings():
 
 
 def decisive_settings():
-    """The settings of DECISIVE, those left open as the source says, else as here."""
+    """The settings that decide the result. Those left open get the source's values, else the usual ones."""
     source = readers.SOURCES.get(name, {})
     if files or hub:
         source = {key: value for key, value in source.items() if key not in INPUT}
     defaults = dict(tokenizer='gpt2', vocab_size=8192, val_fraction=0.01, clean='basic', dedup='near')
     defaults |= dict(hub_split='train', text_field='text') | source
-    settings = {key: globals()[key] or defaults.get(key, globals()[key]) for key in DECISIVE}
+    own = own_settings(globals())
+    settings = {key: own[key] or defaults.get(key, own[key]) for key in own if key not in INDECISIVE}
     for key, values in VALUES.items():
         if settings[key] not in values:
             fail(f'{key} = {settings[key]!r} is none of {", ".join(values)}')
@@ -183,8 +181,6 @@ def decisive_settings():
 
 def write_mixture():
     """Write meta.json of a mixture of other data sets: their names and weights. Nothing is copied."""
-    if RANK > 0:
-        return
     weights = {part: str(weight) for part, weight in mixture(sources).items()}
     home = Path('data', name)
     home.mkdir(parents=True, exist_ok=True)
@@ -194,10 +190,6 @@ def write_mixture():
 
 
 # --- the plan ---------------------------------------------------------------------
-
-
-def find_inputs(job):
-    return readers.find(job['files'], job['hub'], job['hub_config'], job['hub_split'])
 
 
 def make_plan(path, job):
@@ -211,7 +203,7 @@ def make_plan(path, job):
     if before.get('job') == job and before['origin'].get('revision', 'local') != 'local':
         inputs, origin = before['inputs'], before['origin']  # the data set as it was then
     else:
-        inputs, origin = find_inputs(job)
+        inputs, origin = readers.find(job['files'], job['hub'], job['hub_config'], job['hub_split'])
     read = [source for source, _ in inputs] + glob.glob(decontaminate)
     read += [f'{job["tokenizer"]}/tokenizer.json', filters.scorer]
     changed = [os.stat(each).st_mtime if os.path.exists(each) else 0 for each in read]
@@ -226,22 +218,15 @@ def make_plan(path, job):
 
 
 def read_plan(path):
-    try:
+    with contextlib.suppress(OSError, ValueError):
         return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
+    return {}
 
 
-def unit_size(sizes):
-    """Bytes of input per unit: small enough to balance the work and to lose little, but at most 10,000 units."""
-    total = sum(sizes.values())
-    return max(min(max(total // 64, 1 << 20), 16 << 20), total // 10_000)
-
-
-def save_vocabulary(directory, units, job, sizes):
-    """Write the vocabulary for all workers: loaded, or learned from the first documents."""
+def save_shared(directory, units, job, total):
+    """Write what all workers read: the vocabulary, learned from the first documents or loaded, and evaluation n-grams."""
     if job['tokenizer'] in vocabularies.KINDS:
-        with progress('learning the vocabulary', min(sum(sizes.values()), tokenizer_chars), 'B') as bar:
+        with progress('learning the vocabulary', min(total, tokenizer_chars), 'B') as bar:
             texts = first_texts(units, job, bar)
             vocabulary = vocabularies.learn(job['tokenizer'], texts, job['vocab_size'], normalize)
     else:
@@ -251,6 +236,10 @@ def save_vocabulary(directory, units, job, sizes):
     vocabulary.save(directory)
     if task == 'chat':
         chat.save(vocabulary, directory)
+    if decontaminate:
+        inputs, _ = readers.find(decontaminate)
+        benchmark = benchmark_ngrams([*shard.evaluation_texts(inputs)])
+        np.savez(directory / 'benchmark.npz', **{str(n): known for n, (known, *_) in benchmark.items()})
 
 
 def first_texts(units, job, bar):
@@ -268,14 +257,6 @@ def first_texts(units, job, bar):
                 return
 
 
-def save_benchmark(path):
-    """Write the n-grams of the evaluation files for all workers."""
-    inputs, _ = readers.find(decontaminate)
-    benchmark = benchmark_ngrams([*shard.evaluation_texts(inputs)])
-    with open(path, 'wb') as file:
-        np.savez(file, **{str(length): known for length, (known, *_) in benchmark.items()})
-
-
 # --- the end ----------------------------------------------------------------------
 
 
@@ -285,13 +266,10 @@ def publish(partial, final, meta):
     meta['sha256'] = {path.name: sha256(path) for path in hashed}
     (partial / 'meta.json').write_text(json.dumps(meta, indent=2) + '\n')
     (final / 'meta.json').unlink(missing_ok=True)
-    for stale in final.glob('[!.]*'):
-        if not stale.is_dir():
-            stale.unlink()
-    for path in partial.iterdir():
-        if path.name != 'meta.json':
-            os.replace(path, final / path.name)
-    os.replace(partial / 'meta.json', final / 'meta.json')
+    for stale in [path for path in final.glob('[!.]*') if not path.is_dir()]:
+        stale.unlink()
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == 'meta.json'):
+        os.replace(path, final / path.name)
 
 
 if __name__ == '__main__':

@@ -179,17 +179,13 @@ def language(text):
     Of 6,000 manuals in 20 languages, 0.3 % are kept that the full text would drop.
     """
     wanted, certain = re.findall(r'[^,\s]+', languages), (1 + 2 * language_score) / 3
-    start = text[:100_000]
-    for part, score in ((excerpts(text, 4), certain), (excerpts(text, 16), certain), (start, language_score)):
+    steps = [max(len(text) // count, 64) for count in (4, 16)]  # between excerpts of 64 characters
+    parts = [' '.join([text[i : i + 64] for i in range(0, len(text), step)]) for step in steps]
+    for part, score in ((parts[0], certain), (parts[1], certain), (text[:100_000], language_score)):
         labels, _ = model('').predict(part.replace('\n', ' '), 1, score)
         if labels:
             return '' if labels[0].removeprefix('__label__') in wanted else 'language'
     return 'language'
-
-
-def excerpts(text, count):
-    """`count` excerpts of 64 characters, evenly spaced."""
-    return ' '.join([text[i : i + 64] for i in range(0, len(text), max(len(text) // count, 64))])
 
 
 def gopher_repetition(text, found):

@@ -15,12 +15,6 @@ BLOCK = 1 << 22  # tokens copied together
 DROPPED, TRAIN, VAL = range(3)
 
 
-def open_shards(directory, count, vocabulary):
-    """The shards that exist, in order: max_documents leaves out the last ones."""
-    paths = [shard.path_of(directory, number) for number in range(count)]
-    return [shard.Shard(path, vocabulary.dtype) for path in paths if path.is_dir()]
-
-
 # --- which documents are kept, and where ------------------------------------------
 
 
@@ -96,10 +90,9 @@ class Split:
     def write(self, ids, lengths, size, **columns):
         """Append documents: their ids, the number of ids of each, their bytes of text, and other columns by suffix."""
         ends = self.counts['tokens'] + np.cumsum(lengths)
-        files = dict(bin=ids.astype(self.vocabulary.dtype.newbyteorder('<')), idx=ends.astype('<u8'))
-        for suffix, array in (files | columns).items():
-            with open(f'{self.path}.{suffix}', 'ab') as file:
-                file.write(array.tobytes())
+        columns |= dict(bin=ids.astype(self.vocabulary.dtype), idx=ends.astype(np.uint64))
+        for suffix, array in columns.items():
+            shard.append(f'{self.path}.{suffix}', array)
         for key, count in dict(documents=len(lengths), tokens=len(ids), bytes=int(size)).items():
             self.counts[key] += count
 
@@ -115,61 +108,53 @@ def write_splits(shards, split_of, cut, directory, vocabulary, job):
     labels = label_numbers(shards)
     if cut:
         index, fraction = cut
-        split_of[index] = DROPPED  # as a whole
-        size = int(shard.column(shards, 'bytes')[index])
-        first, last = cut_document(shard.tokens_of(shards, index), size, fraction, vocabulary)
+        split_of[index] = DROPPED
+        ids, size = shard.tokens_of(shards, index, vocabulary.dtype), shard.column(shards, 'bytes')[index]
+        first, last = cut_document(ids, int(size), fraction, vocabulary)
         val.write_part(*last)
-    offset = 0
-    with progress('writing', sum(len(each.array('tokens')) for each in shards), 'tok') as bar:
-        for each in shards:
-            for documents, tokens in blocks(each.array('rows')['tokens']):
-                here = split_of[offset:][documents]
-                for split, chosen in ((train, here == TRAIN), (val, here == VAL)):
-                    copy_documents(each, documents, tokens, chosen, split, labels, job['task'])
-                bar.update(tokens.stop - tokens.start)
-            offset += len(each)
+    counts = shard.column(shards, 'tokens')
+    with progress('writing', int(counts.sum(dtype=np.int64)), 'tok') as bar:
+        for path in shards:
+            documents = copy_shard(path, split_of, {TRAIN: train, VAL: val}, labels, job['task'])
+            bar.update(int(counts[:documents].sum(dtype=np.int64)))
+            split_of, counts = split_of[documents:], counts[documents:]
     if cut:
         train.write_part(*first)
     if not train.counts['tokens']:
         fail(f'{job["files"] or job["hub"]}: no document is left')
     if not val.counts['tokens']:
-        fail(
-            'no document is left for validation, all are too similar: raise --val_fraction or try --dedup=exact'
-        )
+        fail('validation has no document, all are too similar: raise --val_fraction or try --dedup=exact')
     meta = dict(train=train.counts, val=val.counts)
     if job['task'] == 'classify':
         meta['labels'] = sorted(labels, key=labels.get)
-    return meta | dict(
-        tokenizer=vocabulary.name,
-        tokenizer_hash=vocabulary.hash,
-        vocab_size=vocabulary.vocab_size,
-        special=vocabulary.special,
-        dtype=vocabulary.dtype.name,
-    )
+    meta |= dict(tokenizer=vocabulary.name, tokenizer_hash=vocabulary.hash)
+    meta |= dict(vocab_size=vocabulary.vocab_size, special=vocabulary.special)
+    return meta | dict(dtype=vocabulary.dtype.name)
 
 
-def blocks(counts):
-    """Yield (documents, tokens), two slices of a shard, for blocks of complete documents with about BLOCK tokens each."""
-    ends = np.append(0, np.cumsum(counts, dtype=np.int64))
-    bounds = [0, *np.flatnonzero(np.diff(ends[:-1] // BLOCK)) + 1, len(counts)]
-    for first, last in itertools.pairwise(bounds):
-        yield slice(first, last), slice(int(ends[first]), int(ends[last]))
-
-
-def copy_documents(source, documents, tokens, chosen, split, labels, task):
-    """Append the chosen documents of a block of a shard to a split."""
-    rows = source.array('rows')[documents]
-    wanted, columns = np.repeat(chosen, rows['tokens']), {}
-    if task == 'chat':
-        columns['mask'] = source.array('mask')[tokens][wanted]
+def copy_shard(path, split_of, splits, labels, task):
+    """Append the documents of a shard to their splits, about BLOCK tokens at a time -> how many documents it has."""
+    rows = shard.read_array(path / 'rows.bin', shard.ROW)
+    ids = shard.read_array(path / 'tokens.bin', splits[TRAIN].vocabulary.dtype)
+    mask = shard.read_array(path / 'mask.bin', np.dtype(np.uint8))
     if task == 'classify':
-        numbers = np.array([labels[name] for name in source.report['labels']], '<i4')
-        columns['label'] = numbers[rows['label'][chosen]]
-    rows = rows[chosen]
-    split.write(source.array('tokens')[tokens][wanted], rows['tokens'], rows['bytes'].sum(), **columns)
+        numbers = np.array([labels[name] for name in shard.read_report(path)['labels']], np.int32)
+    ends = np.append(0, np.cumsum(rows['tokens'], dtype=np.int64))
+    bounds = [0, *np.flatnonzero(np.diff(ends[:-1] // BLOCK)) + 1, len(rows)]
+    for first, last in itertools.pairwise(bounds):
+        block, tokens = rows[first:last], slice(ends[first], ends[last])
+        for name, split in splits.items():
+            chosen = split_of[first:last] == name
+            wanted, columns = np.repeat(chosen, block['tokens']), {}
+            if task == 'chat':
+                columns['mask'] = mask[tokens][wanted]
+            if task == 'classify':
+                columns['label'] = numbers[block['label'][chosen]]
+            split.write(ids[tokens][wanted], block['tokens'][chosen], block['bytes'][chosen].sum(), **columns)
+    return len(rows)
 
 
 def label_numbers(shards):
     """The number of each label: itself if all are numbers, else its place among the sorted names."""
-    names = sorted({name for each in shards for name in each.report['labels']})
+    names = sorted({name for path in shards for name in shard.read_report(path)['labels']})
     return {name: int(name) if all(map(str.isdecimal, names)) else n for n, name in enumerate(names)}

@@ -5,7 +5,6 @@ at the same time, which does no harm.
 """
 
 import contextlib
-import io
 import os
 import signal
 import threading
@@ -57,27 +56,15 @@ def make_shards(units, job, sizes, num_proc, ray):
     """
     directory = Path(job['directory'])
     lengths = [sum((stop or sizes[path]) - start for path, start, stop in unit) for unit in units]
-    missing = [n for n in range(len(units)) if not shard.path_of(directory, n).is_dir()]
-    if job['max_documents']:
-        return make_first(units, job) if RANK == 0 else None
-    mine = [n for n in missing if n % WORLD_SIZE == RANK]
+    done = {int(path.name) for path in shard.finished(directory)}
+    mine = [number for number in range(RANK, len(units), WORLD_SIZE) if number not in done]
     workers = run_on_ray(units, mine, job, ray) if ray else run_processes(units, mine, job, num_proc)
     with progress('preparing', sum(lengths), 'B') as bar, contextlib.closing(workers):
         for _ in workers:
             bar.update(bytes_done(directory, lengths) - bar.n)
-        while RANK == 0 and not all(shard.path_of(directory, n).is_dir() for n in missing):
+        while RANK == 0 and len(shard.finished(directory)) < len(units):
             bar.update(bytes_done(directory, lengths) - bar.n)
             time.sleep(1)
-
-
-def make_first(units, job):
-    """Make shards of the first max_documents documents: in this process, in order, until there are enough."""
-    with progress('preparing', left := job['max_documents'], ' docs') as bar:
-        for number, unit in enumerate(units):
-            if left:
-                count = shard.make(number, unit, job | dict(max_documents=left))
-                left -= count
-                bar.update(count)
 
 
 def run_processes(units, numbers, job, num_proc):
@@ -119,13 +106,12 @@ def end_with_parent():
 def run_on_ray(units, numbers, job, address):
     """Make shards on a Ray cluster that shares this directory. Ray repeats tasks whose machine or process died."""
     cluster = need('ray')
-    job = job | dict(directory=os.path.abspath(job['directory']))
     try:
         cluster.init(address=address, log_to_driver=False, logging_level='ERROR')
     except Exception as e:
         fail(f'cannot reach the Ray cluster {address}: {reason(e)}')
     task = cluster.remote(max_retries=3, num_cpus=1)(make_or_report)
-    running = [task.remote(n, absolute(units[n]), job) for n in numbers]
+    running = [task.remote(os.getcwd(), number, units[number], job) for number in numbers]
     while running:
         finished, running = cluster.wait(running, timeout=1)
         try:
@@ -138,19 +124,14 @@ def run_on_ray(units, numbers, job, address):
     cluster.shutdown()
 
 
-def make_or_report(number, unit, job):
-    """Make a shard -> '' or the line that fail() prints: Ray takes a task that exits for a crashed worker."""
-    with contextlib.redirect_stderr(io.StringIO()) as printed:
-        try:
-            shard.make(number, unit, job)
-        except SystemExit:
-            return printed.getvalue().strip().removeprefix('error: ')
+def make_or_report(directory, number, unit, job):
+    """Make a shard -> '' or the message of fail(): Ray takes a task that exits for a crashed worker."""
+    os.chdir(directory)  # where relative paths are valid
+    try:
+        shard.make(number, unit, job)
+    except SystemExit as e:
+        return str(e)
     return ''
-
-
-def absolute(unit):
-    """The unit with paths that are valid in any working directory."""
-    return [(path if '://' in path else os.path.abspath(path), start, stop) for path, start, stop in unit]
 
 
 def bytes_done(directory, lengths):

@@ -10,7 +10,6 @@ process of any machine may make any shard, even twice, and a shard that exists i
     report.json      what was read, changed and dropped, and the seconds it took
 """
 
-import contextlib
 import functools
 import itertools
 import json
@@ -34,61 +33,57 @@ EXCERPT = 300  # characters of each
 ROW = np.dtype([('tokens', '<u4'), ('bytes', '<u8'), ('characters', '<u8'), ('label', '<i4')])
 
 
-def path_of(directory, number):
-    return Path(directory, f'{number:06}')
-
-
 def make(number, unit, job):
-    """Make the shard of a unit, unless it exists -> how many documents were read.
+    """Make the shard of a unit, unless it exists.
 
-    job: the settings of prepare.py that decide the result, `filters`, those of corpus/filters.py, and `directory`,
-    which has vocabulary/ and benchmark.npz.
+    job: the settings of prepare.py that decide the result; `filters`, those of corpus/filters.py; and `directory`, which
+    has shared/, the vocabulary and evaluation n-grams, and gets the shards, named by their numbers.
     """
-    final = path_of(job['directory'], number)
-    if not final.is_dir():
-        partial = final.with_name(f'{final.name}.{socket.gethostname()}-{os.getpid()}.partial')
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        write(partial, unit, job)
-        try:
-            os.rename(partial, final)
-        except OSError:  # another process was faster
-            if not final.is_dir():
-                raise
-            shutil.rmtree(partial)
-    return json.loads((final / 'report.json').read_text())['documents']
+    final = Path(job['directory'], f'{number:06}')
+    if final.is_dir():
+        return
+    partial = final.with_name(f'{final.name}.{socket.gethostname()}-{os.getpid()}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write(partial, unit, job)
+    try:
+        os.rename(partial, final)
+    except OSError:  # another process was faster
+        if not final.is_dir():
+            raise
+        shutil.rmtree(partial)
 
 
 def write(directory, unit, job):
     """Write the files of a shard, batch by batch."""
-    for setting, value in job[
-        'filters'
-    ].items():  # a process of its own has the defaults, or those of another job
+    for setting, value in job['filters'].items():  # not those of this process, nor of an earlier job
         setattr(filters, setting, value)
-    vocabulary = load_vocabulary(job['directory'], job['engine'])
-    benchmark = load_benchmark(job['directory']) if job['decontaminate'] else None
+    vocabulary, benchmark = load_shared(job['directory'], job['decontaminate'], job['engine'])
     stats, labels = new_stats(), {}
     documents = itertools.islice(read_and_clean(unit, job, stats), job['max_documents'] or None)
-    with contextlib.ExitStack() as stack:
-        tokens, masks, rows, signatures = (
-            stack.enter_context(open(directory / f'{name}.bin', 'wb'))
-            for name in ('tokens', 'mask', 'rows', 'signatures')
-        )
-        for batch in batches(documents):
-            kept, signed = filter_and_sign(batch, job, benchmark, stats)
-            signatures.write(signed.tobytes())
-            lap(stats, 'sign')
-            ids, learned = encode(kept, vocabulary, job['task'])
-            lap(stats, 'tokenize')
-            for file, arrays in ((tokens, ids), (masks, learned)):
-                file.writelines(array.astype(array.dtype.newbyteorder('<')) for array in arrays)
-            for document, array in zip(kept, ids, strict=True):
-                text, label = document['text'], labels.setdefault(str(document['label']), len(labels))
-                rows.write(np.array((len(array), len(text.encode()), len(text), label), ROW).tobytes())
-                stats['unknown'] += int((array == vocabulary.special['unk']).sum())
-            (directory / 'progress').write_text(str(stats['input_bytes']))
-            lap(stats, 'write')
+    for batch in batches(documents):
+        kept, signatures = filter_and_sign(batch, job, benchmark, stats)
+        lap(stats, 'sign')
+        ids, masks = encode(kept, vocabulary, job['task'])
+        lap(stats, 'tokenize')
+        tokens = np.concatenate([*ids, np.empty(0, vocabulary.dtype)])
+        stats['unknown'] += int((tokens == vocabulary.special['unk']).sum())
+        rows = np.empty(len(kept), ROW)
+        for i, document in enumerate(kept):
+            text, label = document['text'], labels.setdefault(str(document['label']), len(labels))
+            rows[i] = len(ids[i]), len(text.encode()), len(text), label
+        mask = np.concatenate([*masks, np.empty(0, np.uint8)])
+        for name, array in dict(tokens=tokens, mask=mask, rows=rows, signatures=signatures).items():
+            append(directory / f'{name}.bin', array)
+        (directory / 'progress').write_text(str(stats['input_bytes']))
+        lap(stats, 'write')
     (directory / 'report.json').write_text(json.dumps(stats | dict(labels=[*labels])))
+
+
+def append(path, array):
+    """Append an array to a file, little-endian."""
+    with open(path, 'ab') as file:
+        file.write(array.astype(array.dtype.newbyteorder('<'), copy=False).tobytes())
 
 
 # --- statistics -------------------------------------------------------------------
@@ -201,77 +196,61 @@ def encode(documents, vocabulary, task):
 
 
 def evaluation_texts(inputs):
-    """Every string of evaluation files: of rows all fields, whatever they are called."""
+    """All strings of evaluation files: texts, and in rows all fields, whatever they are called."""
     for path, _ in inputs:
-        for _, row in formats.documents([(path, 0, None)], '' if formats.holds_rows(path) else 'text'):
-            yield from strings(row)
-
-
-def strings(value):
-    """All strings in nested lists and dicts."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from strings(each)
+        for _, document in formats.documents([(path, 0, None)], '' if formats.holds_rows(path) else 'text'):
+            values = [document]
+            for value in values:  # grows by the values of lists and dicts
+                if isinstance(value, str):
+                    yield value
+                elif isinstance(value, dict | list):
+                    values += value.values() if isinstance(value, dict) else value
 
 
 @functools.cache
-def load_vocabulary(directory, engine):
-    return tokenizer.load(str(Path(directory, 'vocabulary')), engine)
+def load_shared(directory, decontaminate, engine):
+    """The vocabulary, and the n-grams of evaluation texts if there are any."""
+    benchmark = np.load(Path(directory, 'shared/benchmark.npz')) if decontaminate else {}
+    benchmark = {int(length): dedup.with_table(benchmark[length]) for length in benchmark}
+    return tokenizer.load(str(Path(directory, 'shared')), engine), benchmark
 
 
-@functools.cache
-def load_benchmark(directory):
-    with np.load(Path(directory, 'benchmark.npz')) as file:
-        return {int(length): dedup.with_table(file[length]) for length in file}
+# --- finished shards, by their directories ----------------------------------------
 
 
-# --- finished shards --------------------------------------------------------------
+def finished(directory):
+    """The directories of the shards that exist, in order."""
+    return sorted(path for path in directory.glob('[0-9]*') if path.name.isdigit())
 
 
-class Shard:
-    """A finished shard: `report`, `len` documents, and its arrays by name.
+def read_report(path):
+    return json.loads((path / 'report.json').read_text())
 
-    Arrays are memory maps, opened at each use: those of all shards are more files than a process may have open.
-    """
 
-    def __init__(self, path, dtype):
-        self.path, self.report = path, json.loads((path / 'report.json').read_text())
-        self.dtypes = dict(rows=ROW, tokens=dtype.newbyteorder('<'), mask=np.dtype(np.uint8))
-
-    def __len__(self):
-        return (self.path / 'rows.bin').stat().st_size // ROW.itemsize
-
-    def array(self, name):
-        """rows (documents,) ROW; tokens (tokens,); mask (tokens,) uint8."""
-        return open_array(self.path / f'{name}.bin', self.dtypes[name])
+def read_array(path, dtype):
+    """The array in a file, as a memory map; an empty file, which cannot be mapped, as an empty array."""
+    return np.memmap(path, dtype.newbyteorder('<'), 'r') if path.stat().st_size else np.empty(0, dtype)
 
 
 def column(shards, field):
     """A field of ROW of the documents of all shards, (documents,)."""
-    return np.concatenate([each.array('rows')[field] for each in shards])
+    return np.concatenate([read_array(path / 'rows.bin', ROW)[field] for path in shards])
 
 
-def tokens_of(shards, index):
+def tokens_of(shards, index, dtype):
     """The token ids of one document, without its end of text. Documents are numbered through all shards."""
-    for each in shards:
-        if index < len(each):
-            ends = np.cumsum(each.array('rows')['tokens'][: index + 1], dtype=np.int64)
-            return each.array('tokens')[ends[-2] if index else 0 : ends[-1] - 1]
-        index -= len(each)
+    for path in shards:
+        counts = read_array(path / 'rows.bin', ROW)['tokens']
+        if index < len(counts):
+            end = int(counts[: index + 1].sum(dtype=np.int64))
+            return read_array(path / 'tokens.bin', dtype)[end - int(counts[index]) : end - 1]
+        index -= len(counts)
 
 
 def gather_signatures(shards, bands):
-    """The signatures of the documents of all shards, (documents,), as one file instead of thousands."""
-    path = shards[0].path.with_name('signatures.bin')
+    """The signatures of the documents of all shards, (documents,), as one file: thousands could not be open at once."""
+    path = shards[0].with_name('signatures.bin')
     with open(path, 'wb') as out:
         for each in shards:
-            with open(each.path / 'signatures.bin', 'rb') as file:
-                shutil.copyfileobj(file, out)
-    return open_array(path, dedup.sketch_type(bands))
-
-
-def open_array(path, dtype):
-    """The array in a file as a memory map; an empty file, which cannot be mapped, as an empty array."""
-    return np.memmap(path, dtype, 'r') if path.stat().st_size else np.empty(0, dtype)
+            out.write((each / 'signatures.bin').read_bytes())
+    return read_array(path, dedup.sketch_type(bands))

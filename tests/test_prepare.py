@@ -160,8 +160,7 @@ def prepared(tmp_path, monkeypatch, capfd):
 def in_process(command, capfd, code=0, with_output=False):
     capfd.readouterr()
     own = {module: dict(vars(module)) for module in (prepare, filters)}
-    shard.load_vocabulary.cache_clear()
-    shard.load_benchmark.cache_clear()
+    shard.load_shared.cache_clear()
     words, ended = command if isinstance(command, list) else command.split(), 0
     with pytest.MonkeyPatch.context() as patch:
         if not any(word.startswith('--num_proc') for word in words):
@@ -404,18 +403,19 @@ def test_everything_odd_in_one_folder_with_a_space_in_its_name(prepared):
 
 def test_a_shard_is_made_with_the_settings_of_its_job_alone(tmp_path, monkeypatch):
     """corpus/filters.py may be edited during a run, and one Python may make shards of several jobs."""
-    (tmp_path / 'vocabulary').mkdir()
-    vocabularies.learn('byte', [], 0).save(tmp_path / 'vocabulary')
+    (tmp_path / 'shared').mkdir()
+    vocabularies.learn('byte', [], 0).save(tmp_path / 'shared')
     (tmp_path / 'a.txt').write_text('some text\x01 ' * 10)
     unit = [(str(tmp_path / 'a.txt'), 0, None)]
-    job = {key: vars(prepare)[key] for key in prepare.DECISIVE}
-    job |= dict(directory=str(tmp_path), text_field='text', clean='basic', dedup='exact', engine='')
+    job = configurator.own_settings(vars(prepare))
+    job |= dict(directory=str(tmp_path), text_field='text', clean='basic', dedup='exact')
     monkeypatch.setattr(filters, 'max_control', filters.max_control)  # given back at the end
     monkeypatch.setattr(filters, '__file__', 'gone.py')
     for number, max_control in enumerate([0.5, 0.0, 0.5]):
         shard.make(number, unit, job | dict(filters=dict(max_control=max_control)))
-        made = shard.Shard(shard.path_of(tmp_path, number), np.dtype(np.uint16))
-        assert made.report['documents'] == 1 and len(made) == (max_control > 0)
+        made = shard.finished(tmp_path)[number]
+        assert shard.read_report(made)['documents'] == 1
+        assert shard.column([made], 'tokens').tolist() == [100] * (max_control > 0)
 
 
 # --- data sets of the hub ---------------------------------------------------------------------
@@ -677,7 +677,7 @@ def test_show_prints_kept_and_dropped_documents_and_writes_nothing(prepared):
     write_jsonl(Path('a.jsonl'), texts)
     out, _ = prepared('x --files=a.jsonl --show=3', with_output=True)
     assert out.count('kept: ') == 3 and out.count('DROPPED, empty: ') == 2
-    assert 'kept: a.jsonl:1 ' in out and 'document 2 of some' in out and 'document 3' not in out
+    assert 'kept: a.jsonl:1\n' in out and 'document 2 of some' in out and 'document 3' not in out
     assert not Path('data').exists()
 
 
@@ -930,7 +930,7 @@ def interrupted(many, tmp_path):
 # each comes later than the one before
 MOMENTS = {
     'learning the vocabulary': lambda directory: (directory / '.work/plan.json').exists(),
-    'the first shard': lambda directory: any((directory / '.work').glob('000000.*.partial/tokens.bin')),
+    'the first shard': lambda directory: any((directory / '.work').glob('000000.*.partial')),
     'a shard between others': lambda directory: len(shards(directory)) >= 2,
     'joining': lambda directory: (directory / '.work/result/train.bin').exists(),
 }
