@@ -74,8 +74,6 @@ show = 0  # print so many kept and so many dropped documents, and write nothing 
 
 # they say how to run and what to print; the other settings decide the result, and meta.json records them
 INDECISIVE = ('name', 'sources', 'engine', 'num_proc', 'ray', 'list', 'show')
-INPUT = ('files', 'hub', 'hub_config', 'hub_split', 'text_field')
-VALUES = dict(clean=filters.PRESETS, dedup=('near', 'exact', 'none'), task=('text', 'chat', 'classify'))
 
 
 def main():
@@ -94,9 +92,7 @@ def main():
     except OSError as e:
         fail(f'cannot write {work.parent}: {reason(e)}; {keep_shards(work)}')
     except BrokenProcessPool:
-        fail(
-            f'a worker was killed, probably for lack of memory: try a smaller --num_proc; {keep_shards(work)}'
-        )
+        fail(f'a worker was killed, most likely out of memory: try a smaller --num_proc; {keep_shards(work)}')
     except KeyboardInterrupt:
         fail(f'stopped; {keep_shards(work)}')
     except SystemExit:  # its message is printed
@@ -115,7 +111,9 @@ def prepare(work, job):
     units = readers.units(plan['inputs'], target)
     if max_documents:
         units = [[*itertools.chain(*units)]]  # one process reads the first ones, in order
-    parallel.run_once(work / 'shared', lambda path: save_shared(path, units, job, total))
+    if RANK == 0 and not (work / 'shared').exists():
+        save_shared(work, units, job, total)
+    parallel.wait_for_rank_0((work / 'shared').exists, work)
     parallel.make_shards(units, job | dict(engine=engine), sizes, num_proc or parallel.cores(), ray)
     if RANK > 0:
         return
@@ -166,12 +164,14 @@ def decisive_settings():
     """The settings that decide the result. Those left open get the source's values, else the usual ones."""
     source = readers.SOURCES.get(name, {})
     if files or hub:
-        source = {key: value for key, value in source.items() if key not in INPUT}
+        inputs = ('files', 'hub', 'hub_config', 'hub_split', 'text_field')
+        source = {key: value for key, value in source.items() if key not in inputs}
     defaults = dict(tokenizer='gpt2', vocab_size=8192, val_fraction=0.01, clean='basic', dedup='near')
     defaults |= dict(hub_split='train', text_field='text') | source
     own = own_settings(globals())
     settings = {key: own[key] or defaults.get(key, own[key]) for key in own if key not in INDECISIVE}
-    for key, values in VALUES.items():
+    known = dict(clean=filters.PRESETS, dedup=('near', 'exact', 'none'), task=('text', 'chat', 'classify'))
+    for key, values in known.items():
         if settings[key] not in values:
             fail(f'{key} = {settings[key]!r} is none of {", ".join(values)}')
     if task == 'chat' and settings['clean'] not in ('none', 'basic'):
@@ -181,34 +181,31 @@ def decisive_settings():
 
 def write_mixture():
     """Write meta.json of a mixture of other data sets: their names and weights. Nothing is copied."""
-    weights = {part: str(weight) for part, weight in mixture(sources).items()}
+    weights = {each: str(weight) for each, weight in mixture(sources).items()}
     home = Path('data', name)
     home.mkdir(parents=True, exist_ok=True)
     (home / 'meta.json.partial').write_text(json.dumps({'mixture': weights}, indent=2) + '\n')
     os.replace(home / 'meta.json.partial', home / 'meta.json')
-    print(f'{home}: {", ".join(f"{float(weight):.1%} {part}" for part, weight in mixture(name).items())}')
+    print(f'{home}: {", ".join(f"{float(weight):.1%} {each}" for each, weight in mixture(name).items())}')
 
 
 # --- the plan ---------------------------------------------------------------------
 
 
 def make_plan(path, job):
-    """The job, the origin and the input files, as a dict. plan.json has it for a run that goes on after this one.
-
-    With the same job and the same files a run goes on with the shards that exist, at the pinned revision.
-    """
+    """plan.json: the job, the input files and their origin. A run with the same plan goes on with the shards that exist."""
     job = json.loads(json.dumps(job))  # as plan.json gives it back
     del job['val_fraction']  # no shard depends on it
-    before = read_plan(path)
-    if before.get('job') == job and before['origin'].get('revision', 'local') != 'local':
-        inputs, origin = before['inputs'], before['origin']  # the data set as it was then
+    earlier = read_plan(path)
+    if earlier.get('job') == job and earlier['origin'].get('revision', 'local') != 'local':
+        inputs, origin = earlier['inputs'], earlier['origin']  # stay at the pinned revision
     else:
         inputs, origin = readers.find(job['files'], job['hub'], job['hub_config'], job['hub_split'])
-    read = [source for source, _ in inputs] + glob.glob(decontaminate)
-    read += [f'{job["tokenizer"]}/tokenizer.json', filters.scorer]
-    changed = [os.stat(each).st_mtime if os.path.exists(each) else 0 for each in read]
+    paths = [source for source, _ in inputs] + glob.glob(decontaminate)
+    paths += [f'{job["tokenizer"]}/tokenizer.json', filters.scorer]
+    changed = [os.stat(each).st_mtime if os.path.exists(each) else 0 for each in paths]
     plan = dict(job=job, origin=origin, inputs=[[*each] for each in inputs], changed=changed)
-    if before != plan and RANK == 0:
+    if earlier != plan and RANK == 0:
         shutil.rmtree(path.parent, ignore_errors=True)
         path.parent.mkdir(parents=True)
         path.with_suffix('.partial').write_text(json.dumps(plan, indent=1))
@@ -223,23 +220,25 @@ def read_plan(path):
     return {}
 
 
-def save_shared(directory, units, job, total):
-    """Write what all workers read: the vocabulary, learned from the first documents or loaded, and evaluation n-grams."""
+def save_shared(work, units, job, total):
+    """Write shared/, which all workers read: the vocabulary, loaded or learned, and n-grams of the evaluation files."""
+    partial = work / 'shared.partial'
+    shutil.rmtree(partial, ignore_errors=True)
     if job['tokenizer'] in vocabularies.KINDS:
         with progress('learning the vocabulary', min(total, tokenizer_chars), 'B') as bar:
             texts = first_texts(units, job, bar)
             vocabulary = vocabularies.learn(job['tokenizer'], texts, job['vocab_size'], normalize)
     else:
         vocabulary = vocabularies.load(job['tokenizer'])
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
-    vocabulary.save(directory)
+    partial.mkdir()
+    vocabulary.save(partial)
     if task == 'chat':
-        chat.save(vocabulary, directory)
+        chat.save(vocabulary, partial)
     if decontaminate:
         inputs, _ = readers.find(decontaminate)
         benchmark = benchmark_ngrams([*shard.evaluation_texts(inputs)])
-        np.savez(directory / 'benchmark.npz', **{str(n): known for n, (known, *_) in benchmark.items()})
+        np.savez(partial / 'benchmark.npz', **{str(n): known for n, (known, *_) in benchmark.items()})
+    os.rename(partial, work / 'shared')
 
 
 def first_texts(units, job, bar):
@@ -262,8 +261,7 @@ def first_texts(units, job, bar):
 
 def publish(partial, final, meta):
     """Move finished files into place. meta.json goes first and comes last: while it exists the data set is complete."""
-    hashed = [path for path in sorted(partial.iterdir()) if not path.name.startswith('report')]
-    meta['sha256'] = {path.name: sha256(path) for path in hashed}
+    meta['sha256'] = {p.name: sha256(p) for p in sorted(partial.iterdir()) if not p.name.startswith('report')}
     (partial / 'meta.json').write_text(json.dumps(meta, indent=2) + '\n')
     (final / 'meta.json').unlink(missing_ok=True)
     for stale in [path for path in final.glob('[!.]*') if not path.is_dir()]:

@@ -78,11 +78,11 @@ def clean(text, preset, counts):
     if preset == 'none':
         text = text.encode('utf-8', 'ignore').decode()  # JSON can hold lone surrogates, UTF-8 cannot
         return text, '' if text and not text.isspace() else 'empty'
-    before = counts['control characters removed']
+    earlier = counts['control characters removed']
     text = tidy(text, counts)
     if not text or text.isspace():
         return text, 'empty'
-    removed = counts['control characters removed'] - before
+    removed = counts['control characters removed'] - earlier
     if removed > max_control * (len(text) + removed):
         return text, 'binary'
     text, rule = web(text, counts) if preset == 'web' else (text, code(text) if preset == 'code' else '')
@@ -181,8 +181,8 @@ def language(text):
     wanted, certain = re.findall(r'[^,\s]+', languages), (1 + 2 * language_score) / 3
     steps = [max(len(text) // count, 64) for count in (4, 16)]  # between excerpts of 64 characters
     parts = [' '.join([text[i : i + 64] for i in range(0, len(text), step)]) for step in steps]
-    for part, score in ((parts[0], certain), (parts[1], certain), (text[:100_000], language_score)):
-        labels, _ = model('').predict(part.replace('\n', ' '), 1, score)
+    for excerpt, score in ((parts[0], certain), (parts[1], certain), (text[:100_000], language_score)):
+        labels, _ = model('').predict(excerpt.replace('\n', ' '), 1, score)
         if labels:
             return '' if labels[0].removeprefix('__label__') in wanted else 'language'
     return 'language'

@@ -41,9 +41,9 @@ def assign_splits(shards, job):
     bound = max(job['val_fraction'] * 2.0**64, hashes[kept].min())  # one document at least
     validation = kept & (hashes <= bound)
     if job['dedup'] == 'near':
-        moved = dedup.relatives(signatures, kept, validation)
-        copies['moved'] = int(moved.sum())
-        validation &= ~moved
+        leaking = dedup.relatives(signatures, kept, validation)
+        copies['moved'] = int(leaking.sum())
+        validation &= ~leaking
     return kept.astype(np.int8) + validation, None, copies
 
 

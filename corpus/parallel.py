@@ -1,7 +1,6 @@
 """Parallel preparation: processes of this machine, ranks of torchrun or Slurm, or the workers of a Ray cluster make shards.
 
-They communicate through files only. A shard that exists is complete, and none is made twice unless two processes begin it
-at the same time, which does no harm.
+They communicate through files only. If two of them begin the same shard at the same time, it does no harm.
 """
 
 import contextlib
@@ -23,15 +22,6 @@ from corpus import shard
 RANK = int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0)))
 WORLD_SIZE = int(os.environ.get('WORLD_SIZE', os.environ.get('SLURM_NTASKS', 1)))
 STARTED = time.time()
-
-
-def run_once(path, make):
-    """Have rank 0 call make(a path beside it) unless the path exists; it appears, a file or a directory, when complete."""
-    if not path.exists() and RANK == 0:
-        partial = path.with_name(path.name + '.partial')
-        make(partial)
-        os.rename(partial, path)
-    wait_for_rank_0(path.exists, path.parent)
 
 
 def wait_for_rank_0(is_done, directory):

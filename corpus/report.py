@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from collections import Counter
 
 import numpy as np
 
@@ -21,10 +20,7 @@ def collect(name, shards, copies, meta, vocabulary, seconds):
         for rule, dropped in each.pop('dropped').items():
             shard.add_dropped(stats, rule, dropped)
         for key in stats.keys() & each.keys():
-            if isinstance(stats[key], Counter):
-                stats[key].update(each[key])
-            else:
-                stats[key] += each[key]
+            stats[key] += type(stats[key])(each[key])  # numbers, lists and Counters
     first, index = copies['first'], np.arange(len(copies['first']))
     near = (first != index) & ~copies['exact']
     for rule, which in (('exact duplicate', copies['exact']), ('near duplicate', near)):
@@ -48,11 +44,11 @@ def collect(name, shards, copies, meta, vocabulary, seconds):
 
 def describe_copies(shards, first, which, vocabulary):
     """Copies as what a rule dropped, with the beginnings of a few beside those of their originals."""
-
-    def beginning(index):
-        return vocabulary.decode(shard.tokens_of(shards, index, vocabulary.dtype)[: shard.EXCERPT // 4])
-
-    examples = [{'text': beginning(i), 'copy of': beginning(first[i])} for i in which[: shard.EXAMPLES]]
+    examples = []
+    for index in which[: shard.EXAMPLES]:
+        ids = [shard.tokens_of(shards, i, vocabulary.dtype) for i in (index, first[index])]
+        text, original = (vocabulary.decode(each[: shard.EXCERPT // 4]) for each in ids)
+        examples.append({'text': text, 'copy of': original})
     size = int(shard.column(shards, 'bytes')[which].sum())
     return dict(documents=len(which), bytes=size, examples=examples)
 
@@ -91,8 +87,8 @@ def table(stats):
         rows['damaged rows skipped'] = f'{stats["damaged_rows"]:,}, such as {example}'
     rows |= {change: f'{count:,}' for change, count in stats['changed'].items() if count}
     for rule, dropped in stats['dropped'].items():
-        share, size = dropped['documents'] / stats['documents'], dropped['bytes'] / 1e6
-        rows[f'dropped: {rule}'] = f'{dropped["documents"]:,} ({share:.1%}), {size:,.1f} MB'
+        fraction, size = dropped['documents'] / stats['documents'], dropped['bytes'] / 1e6
+        rows[f'dropped: {rule}'] = f'{dropped["documents"]:,} ({fraction:.1%}), {size:,.1f} MB'
     if stats['moved_to_training']:
         rows['moved to training'] = f'{stats["moved_to_training"]:,}, too similar to another document'
     if stats['unknown']:

@@ -182,8 +182,8 @@ def filter_and_sign(batch, job, benchmark, stats):
         if document['rule']:
             example = {'place': document['place'], 'text': document['raw'][:EXCERPT]}
             add_dropped(stats, document['rule'], dict(documents=1, bytes=size, examples=[example]))
-    clean = np.array([not document['rule'] for document in kept], bool)
-    return [document for document in kept if not document['rule']], signed[clean]
+    stays = np.array([not document['rule'] for document in kept], bool)
+    return [document for document in kept if not document['rule']], signed[stays]
 
 
 def encode(documents, vocabulary, task):

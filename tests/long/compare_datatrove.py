@@ -1,7 +1,7 @@
-"""Compare every rule of filters.py with datatrove's on real documents, and print a table.
+"""Compare every rule of clean.py with datatrove's on real documents, and print a table.
 
     pip install datatrove[processing] spacy      # not among this project's requirements
-    python tests/long/compare_datatrove.py DIRECTORY  # of text files, the more kinds the better
+    python tests/compare_datatrove.py DIRECTORY  # of text files, the more kinds the better
 
 Each rule decides on the repaired text of every file (filters.tidy), as datatrove's decides on the same text: once with
 datatrove's split into words and sentences replaced by ours, which leaves no reason to differ, and once with its own

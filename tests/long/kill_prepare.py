@@ -1,6 +1,6 @@
 """prepare.py killed twenty times at random moments, each time begun again by the same command: the same bytes in the end?
 
-    python tests/long/kill_prepare.py                     # or with more of its flags: --num_proc=4
+    python tests/kill_prepare.py                     # or with more of its flags: --num_proc=4
 
 Not a test that pytest runs: it takes some minutes. The corpus is the standard library; the moments are spread over the
 time that is left, by chance, so that every stage has its turn.

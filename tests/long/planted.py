@@ -1,7 +1,7 @@
 """Plant copies, junk and evaluation texts among real files of this machine, prepare them, and print what was found.
 
-    python tests/long/planted.py                     # 200 MB, some minutes
-    python tests/long/planted.py --megabytes=20 --keep=FOLDER
+    python tests/planted.py                     # 200 MB, some minutes
+    python tests/planted.py --megabytes=20 --keep=FOLDER
 
 Of 100 documents 55 are real and unlike each other, 20 are exact copies of these, 20 near copies, 5 junk; a few hold evaluation
 texts. prepare.py reads them as a user has it read, and what it leaves is read back from its token files. What is true is
@@ -68,12 +68,12 @@ def main():
         write_corpus(draw, work / 'corpus', planted)
         (work / 'evals.jsonl').write_text('\n'.join(json.dumps({'question': q}) for q in evals))
         flags = [f'--decontaminate={work}/evals.jsonl', f'--val_fraction={val_fraction}']
-        stats, kept = prepare(work, 'planted', '**/*', '--clean=basic', '--dedup=near', *flags)
-        judge_copies(planted, stats, kept)
-        judge_split(stats, kept)
+        told, kept = prepare(work, 'planted', '**/*', '--clean=basic', '--dedup=near', *flags)
+        judge_copies(planted, told, kept)
+        judge_split(told, kept)
         for preset in PRESETS:
-            stats, kept = prepare(work, preset, f'{preset}/**/*', f'--clean={preset}', '--dedup=none')
-            judge_junk(planted, preset, stats, kept)
+            told, kept = prepare(work, preset, f'{preset}/**/*', f'--clean={preset}', '--dedup=none')
+            judge_junk(planted, preset, told, kept)
 
 
 # --- real documents -------------------------------------------------------------
@@ -269,11 +269,11 @@ def prepare(work, name, files, *flags):
     command = [HERE / 'prepare.py', name, f'--files={work}/corpus/{files}', '--tokenizer=gpt2', *flags]
     peak = run_measuring_memory(command, work)
     folder = work / 'data' / name
-    stats = json.loads((folder / 'report.json').read_text())
-    rate = stats['bytes'] / 1e6 / stats['wall_seconds']
+    told = json.loads((folder / 'report.json').read_text())
+    rate = told['bytes'] / 1e6 / told['wall_seconds']
     print(f'\nprepare.py {" ".join(flags)}: {rate:.1f} MB/s, {peak / 1e6:,.0f} MB at its peak')
-    print('  read', stats['documents'], {rule: gone['documents'] for rule, gone in stats['dropped'].items()})
-    return stats, {split: list(read_texts(folder, split)) for split in ('train', 'val')}
+    print('  read', told['documents'], {rule: gone['documents'] for rule, gone in told['dropped'].items()})
+    return told, {split: list(read_texts(folder, split)) for split in ('train', 'val')}
 
 
 def read_texts(folder, split):
@@ -303,9 +303,9 @@ def row(what, planted, found, reported='', expected=''):
     print(f'  {what:20}' + ''.join(f' {c:9.2%}' if isinstance(c, float) else f' {c:>9}' for c in columns))
 
 
-def judge_copies(planted, stats, kept):
+def judge_copies(planted, told, kept):
     stays = Counter(map(key, kept['train'] + kept['val']))
-    dropped = Counter({rule: gone['documents'] for rule, gone in stats['dropped'].items()})
+    dropped = Counter({rule: gone['documents'] for rule, gone in told['dropped'].items()})
     print(f'  {"":20}{HEADINGS}')
     copies = Counter(key(text) for _, _, text in planted['copies'])
     found = sum(count - max(stays[text] - 1, 0) for text, count in copies.items())
@@ -331,7 +331,7 @@ def judge_copies(planted, stats, kept):
     print(f'  {lost:,} of {len(groups):,} real documents were changed, or have gone with all their copies')
 
 
-def judge_split(stats, kept):
+def judge_split(told, kept):
     """Compare every validation document with every training document that it shares a 5-gram with."""
     held = [grams(words(text), 5) for text in kept['val']]
     sizes, hashes = np.array([len(each) for each in held]), np.concatenate(held)
@@ -345,11 +345,11 @@ def judge_split(stats, kept):
         closest = np.maximum(closest, both / (len(ours) + sizes - both))
     print(
         f'  of {len(held):,} validation documents {np.sum(closest >= LEAKED)} have a near copy in training; the most alike'
-        f' have a Jaccard of {closest.max():.2f}; {stats["moved_to_training"]:,} more were moved to training'
+        f' have a Jaccard of {closest.max():.2f}; {told["moved_to_training"]:,} more were moved to training'
     )
 
 
-def judge_junk(planted, preset, stats, kept):
+def judge_junk(planted, preset, told, kept):
     """A document that stays is of the kind that most of its lines are of: rules take lines away."""
     kind_of, count = {}, Counter()
     for kind, documents in planted.items():
@@ -364,7 +364,7 @@ def judge_junk(planted, preset, stats, kept):
     print(f'  {"":20}{HEADINGS}')
     for kind in JUNK:
         row(kind, count[kind], gone[kind])
-    dropped = sum(each['documents'] for each in stats['dropped'].values())
+    dropped = sum(each['documents'] for each in told['dropped'].values())
     row('junk', sum(count[kind] for kind in JUNK), sum(gone[kind] for kind in JUNK), dropped)
     print(f'  {gone["real"]:,} of {count["real"]:,} real documents dropped')
 
