@@ -1,14 +1,14 @@
-"""Rows of fine-tuning data -> token ids, and which of them are learned.
+"""Chat template: conversations and labelled rows -> token ids, and which of them are learned.
 
-Every vocabulary has the same chat template, made of two special tokens that it has already, so that no embedding
-grows. A message is its role and its content between a token that begins it and the token that ends every text:
+Every vocabulary has the same template, of two special tokens that it has already, so no embedding grows. A message is its
+role and its content between a token that begins it and the token that ends every text:
 
     [CLS]user
     What is 2 + 2?<|endoftext|>[CLS]assistant
     4<|endoftext|>
 
-It is ChatML (OpenAI, 2023) with other tokens. An answer ends by itself where any text ends, and since text never
-becomes a special token by spelling one, no content can forge the header of another message.
+It is ChatML (OpenAI, 2023) with other tokens. Generation of an answer stops where any text ends. Text never becomes a
+special token by spelling one, so no content can forge the header of another message.
 """
 
 import json
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-# each role as it is named in data, ShareGPT's names included -> as the template names it
+# each role as data names it, ShareGPT's names included -> as the template names it
 ROLES = {r: r for r in ('system', 'user', 'assistant', 'tool')} | {'human': 'user', 'gpt': 'assistant'}
 
-# The template for transformers, in Jinja. What is between the generation tags is what render's mask covers.
+# The template for transformers, in Jinja. The mask of `render` is 1 for what stands between the generation tags.
 TEMPLATE = r"""
 {%- for message in messages -%}
 {{ cls + message.role + '\n' }}
@@ -38,30 +38,25 @@ def conversation(row):
 
     {"messages": [{"role", "content"}, ...]} of OpenAI and its ShareGPT form {"conversations": [{"from", "value"},
     ...]}; {"prompt", "completion"}; {"instruction", "input", "output"} of Alpaca (Taori et al. 2023), whose input may
-    be empty or missing. The last two may have a "system" too. Raises ValueError, with a reason of one line, for
-    what is none of these, for content that is no text, an unknown role, and where the assistant says nothing.
+    be empty or missing. The last two may have a "system" too. Raises ValueError, with a reason in one line, for any
+    other row, content that is not text, an unknown role, and a conversation without an answer.
     """
     match row:
         case {'messages': list(turns)} | {'conversations': list(turns)}:
-            messages = [checked(turn) for turn in turns]
-        case {'prompt': str(asked), 'completion': str(answer)}:
-            messages = exchange(row, asked, answer)
-        case {'instruction': str(asked), 'input': str(given), 'output': str(answer)} if given:
-            messages = exchange(row, f'{asked}\n\n{given}', answer)
-        case {'instruction': str(asked), 'output': str(answer)} if not row.get('input'):
-            messages = exchange(row, asked, answer)
+            texts = {}
+        case {'prompt': str(question), 'completion': str(answer)}:
+            texts = dict(system=row.get('system'), user=question, assistant=answer)
+        case {'instruction': str(question), 'output': str(answer)} if isinstance(row.get('input') or '', str):
+            question += f'\n\n{row["input"]}' if row.get('input') else ''
+            texts = dict(system=row.get('system'), user=question, assistant=answer)
         case _:
             raise ValueError('no messages, prompt and completion, or instruction and output')
+    if texts:
+        turns = [dict(role=role, content=text) for role, text in texts.items() if text or role != 'system']
+    messages = [checked(turn) for turn in turns]
     if not any(message['role'] == 'assistant' and message['content'].strip() for message in messages):
         raise ValueError('the assistant says nothing')
     return messages
-
-
-def exchange(row, asked, answer):
-    """The messages of one question and its answer, after the row's "system" where it has one."""
-    said = [('system', row['system'])] if row.get('system') else []
-    said += [('user', asked), ('assistant', answer)]
-    return [checked({'role': role, 'content': content}) for role, content in said]
 
 
 def checked(turn):
@@ -73,7 +68,7 @@ def checked(turn):
             raise ValueError('a message whose role or content is no text')
     if role not in ROLES:
         raise ValueError(f'a message of the unknown role {role!r:.40}')
-    content.encode()  # JSON can spell half a character, which no vocabulary can: UnicodeError is a ValueError
+    content.encode()  # a lone surrogate, which JSON can spell, raises UnicodeError, a ValueError
     return {'role': ROLES[role], 'content': content}
 
 
@@ -91,18 +86,17 @@ def classification(row, text_field):
 def render(messages, vocabulary):
     """messages -> (ids, mask), both (tokens,): the ids in `vocabulary.dtype`; uint8, 1 where an id is to be learned.
 
-    Learned are the contents of the assistant's messages and the tokens that end them, not the headers. A header and
-    a content are encoded each by itself: an answer that is generated follows a header that is already encoded.
+    Learned are the contents of the assistant's messages and the tokens that end them, not the headers. Headers and
+    contents are encoded separately, because an answer is generated after a header that is already encoded.
     """
     texts = [text for message in messages for text in (message['role'] + '\n', message['content'].strip())]
     encoded = vocabulary.encode_batch(texts)
     cls, eot = (np.array([vocabulary.special[name]], dtype=vocabulary.dtype) for name in ('cls', 'eot'))
-    ids, learned, lengths = [], [], []
+    ids, mask = [], []
     for message, header, content in zip(messages, encoded[::2], encoded[1::2], strict=True):
         ids += [cls, header, content, eot]
-        learned += [0, message['role'] == 'assistant']
-        lengths += [1 + len(header), len(content) + 1]
-    return np.concatenate(ids), np.repeat(np.array(learned, dtype=np.uint8), lengths)
+        mask += [np.zeros(1 + len(header)), np.full(len(content) + 1, message['role'] == 'assistant')]
+    return np.concatenate(ids), np.concatenate(mask, dtype=np.uint8, casting='unsafe')
 
 
 def prompt(messages, vocabulary):
@@ -113,15 +107,15 @@ def prompt(messages, vocabulary):
 def template(vocabulary):
     """`render` in Jinja, for transformers' apply_chat_template: the same ids, and its assistant mask is the same mask.
 
-    But there a content that spells a special token becomes one, unless sanitize_control_tokens asks that it does
-    not; and a vocabulary that puts a space before every text, as SentencePiece's, puts none after the header.
+    Two differences: there a content that spells a special token becomes one, unless sanitize_control_tokens is set;
+    and a vocabulary that puts a space before every text, as SentencePiece's, puts none after the header.
     """
-    spelling = spellings(vocabulary)
-    return f'{{%- set cls, eot = {spelling["cls"]!r}, {spelling["eot"]!r} -%}}' + TEMPLATE.strip()
+    cls, eot = (spellings(vocabulary)[name] for name in ('cls', 'eot'))
+    return f'{{%- set cls, eot = {cls!r}, {eot!r} -%}}' + TEMPLATE.strip()
 
 
 def spellings(vocabulary):
-    """What each special token is called: {'eot': '<|endoftext|>', ...}."""
+    """The text of each special token: {'eot': '<|endoftext|>', ...}."""
     spelled = {i: spelling for spelling, i in vocabulary.spelled.items()}
     return {name: spelled[i] for name, i in vocabulary.special.items()}
 
@@ -129,8 +123,7 @@ def spellings(vocabulary):
 def save(vocabulary, directory):
     """Write `directory`/tokenizer_config.json, with which transformers reads the tokenizer.json beside it.
 
-    A built-in vocabulary has no such file there: then it is a record of the template and the special tokens, for
-    whoever brings the tokenizer from elsewhere.
+    Beside a built-in vocabulary, which has no such file, it records the template and the special tokens.
     """
     config = {
         'tokenizer_class': 'PreTrainedTokenizerFast',

@@ -1,4 +1,4 @@
-"""clean.py: each rule against a slow, plain reading of the published one, on real documents and on made ones."""
+"""filters.py: each rule against a slow, plain reading of the published one, on real documents and on made ones."""
 
 import marshal
 import random

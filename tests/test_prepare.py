@@ -30,7 +30,7 @@ import configurator
 import loader
 import prepare
 import tokenizer as vocabularies
-from corpus import filters, formats, shard
+from corpus import filters, formats, parallel, shard
 
 # --- an independent reference ---------------------------------------------------------
 
@@ -83,10 +83,10 @@ def check(directory, texts, val_fraction):
         assert (directory / f'{split}.idx').read_bytes() == np.array(ends, '<u8').tobytes()
         assert meta[split] == dict(documents=len(ends), tokens=len(ids), bytes=size)
     assert whole(directory) and not (directory / '.work').exists()
-    told = json.loads((directory / 'report.json').read_text())
-    assert {rule: each['documents'] for rule, each in told['dropped'].items()} == dropped
-    assert told['documents'] == len(texts)
-    return meta, told
+    stats = json.loads((directory / 'report.json').read_text())
+    assert {rule: each['documents'] for rule, each in stats['dropped'].items()} == dropped
+    assert stats['documents'] == len(texts)
+    return meta, stats
 
 
 def whole(directory):
@@ -127,6 +127,9 @@ def write_jsonl(path, texts):
     path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
 
 
+PROSE = 'naïve: 日本語, 🙂 and so on, at the end of a line\n'
+
+
 def messy(n, seed=0):
     """Documents of all lengths with everything that cleaning is for; none is nearly like another."""
     rng = random.Random(seed)
@@ -146,9 +149,9 @@ def messy(n, seed=0):
 
 @pytest.fixture
 def prepared(tmp_path, monkeypatch, capfd):
-    """prepared('NAME --files=...') -> data/NAME: the command in this process, in tmp_path; with_output= gives (out, err).
+    """prepared('NAME --files=...') -> data/NAME: the command in tmp_path; with_output=True gives (stdout, stderr).
 
-    Starting Python takes longer than all else that most of these tests do.
+    It runs in this process, and with --num_proc in worker processes too: starting Python takes longer than most tests.
     """
     monkeypatch.chdir(tmp_path)
     return lambda command, **options: in_process(command, capfd, **options)
@@ -157,23 +160,30 @@ def prepared(tmp_path, monkeypatch, capfd):
 def in_process(command, capfd, code=0, with_output=False):
     capfd.readouterr()
     own = {module: dict(vars(module)) for module in (prepare, filters)}
-    shard.load_vocabulary.cache_clear()
-    shard.load_benchmark.cache_clear()
-    ended = 0
-    try:
-        configurator.configure(
-            vars(prepare), command if isinstance(command, list) else command.split(), ['name'], [filters]
-        )
-        name = prepare.name
-        prepare.main()
-    except SystemExit as e:
-        ended = e.code
-    finally:
-        for module, settings in own.items():
-            vars(module).update(settings)
+    shard.load_shared.cache_clear()
+    words, ended = command if isinstance(command, list) else command.split(), 0
+    with pytest.MonkeyPatch.context() as patch:
+        if not any(word.startswith('--num_proc') for word in words):
+            patch.setattr(parallel, 'run_processes', run_here)
+        try:
+            configurator.configure(vars(prepare), words, ['name'], [filters])
+            name = prepare.name
+            prepare.main()
+        except SystemExit as e:
+            ended = e.code
+        finally:
+            for module, settings in own.items():
+                vars(module).update(settings)
     out, err = capfd.readouterr()
     assert ended == code, err
     return (out, err) if with_output else Path('data', name)
+
+
+def run_here(units, numbers, job, num_proc):
+    """parallel.run_processes without processes."""
+    for number in numbers:
+        shard.make(number, units[number], job)
+        yield
 
 
 @pytest.fixture
@@ -262,10 +272,10 @@ def many(tmp_path_factory):
 
 def test_many_documents_equal_the_reference(many, monkeypatch):
     where, texts, out = many
-    meta, told = check(where / 'data/one', texts, 0.2)
+    meta, stats = check(where / 'data/one', texts, 0.2)
     assert 500 < meta['val']['documents'] < 900
     for rule in ('empty', 'exact duplicate'):
-        assert re.search(rf'dropped: {rule} +{told["dropped"][rule]["documents"]:,} ', out)
+        assert re.search(rf'dropped: {rule} +{stats["dropped"][rule]["documents"]:,} ', out)
     assert re.search(r'documents read +4,500,', out)
     vocabulary = vocabularies.load(str(where / 'data/one'))
     assert meta['tokenizer_hash'] == vocabulary.hash and meta['special'] == vocabulary.special
@@ -295,11 +305,11 @@ def test_ranks_make_the_same_files(many, seconds_late, tmp_path):
         assert result(tmp_path / 'data/ranks') == result(where / 'data/one')
 
 
-def test_one_document_at_least_is_for_validation(tmp_path):
+def test_one_document_at_least_is_for_validation(prepared):
     texts = [f'document {i}' for i in range(150)]
-    write_jsonl(tmp_path / 'a.jsonl', texts)
-    run('prepare.py x --files=a.jsonl --tokenizer=byte --val_fraction=1e-9', tmp_path)
-    train, val = (documents(tmp_path / 'data/x', split) for split in ('train', 'val'))
+    write_jsonl(Path('a.jsonl'), texts)
+    directory = prepared('x --files=a.jsonl --tokenizer=byte --val_fraction=1e-9')
+    train, val = (documents(directory, split) for split in ('train', 'val'))
     assert len(val) == 1 and sorted(train + val) == sorted(texts)
 
 
@@ -322,9 +332,33 @@ def test_one_text_is_cut_where_nanogpt_cuts_it(prepared, library):
         assert ids == [*(stoi[c] for c in part), vocabulary.special['eot']]
 
 
+@pytest.mark.parametrize('kind', ['bpe', 'wordpiece', 'char'])
+def test_one_text_is_cut_between_two_of_its_tokens(prepared, kind):
+    """Half of it at a place where characters take several tokens; wordpiece and char lose some of them."""
+    text = PROSE * 30 + '🙂' * 100 + PROSE * 31
+    Path('input.txt').write_text(text)
+    Path('vocabulary').mkdir()
+    vocabularies.learn(kind, [PROSE.replace('🙂', '')], 300).save('vocabulary')
+    directory = prepared('one --files=input.txt --tokenizer=vocabulary --val_fraction=0.5')
+    vocabulary, meta = vocabularies.load('vocabulary'), json.loads((directory / 'meta.json').read_text())
+    train, val = (np.fromfile(directory / f'{split}.bin', np.uint16).tolist() for split in ('train', 'val'))
+    assert train.pop() == val.pop() == vocabulary.special['eot']
+    assert train + val == vocabulary.encode(text)
+    assert meta['train']['bytes'] + meta['val']['bytes'] == len(text.encode())
+    if kind == 'bpe':
+        first = vocabulary.decode(train)
+        assert first == text[: len(first)] and abs(len(first) - len(text) // 2) <= 1
+        assert meta['train']['bytes'] == len(first.encode())
+    else:
+        assert abs(meta['train']['bytes'] - len(text[: len(text) // 2].encode())) < 0.1 * len(text)
+
+
 def test_ids_above_65535_are_stored_in_32_bits(prepared):
     characters = [chr(i) for i in range(0x20, 0x20000) if not 0xD800 <= i < 0xE000]
     vocabulary = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(characters)}, []))
+    vocabulary.decoder = (
+        tokenizers.decoders.Fuse()
+    )  # no spaces between tokens: bytes of the document cut in two are exact
     Path('wide').mkdir()
     vocabulary.save('wide/tokenizer.json')
     texts = [f'🙂 {i} 𝄞' for i in range(40)]
@@ -347,8 +381,8 @@ def test_files_of_all_formats_and_a_limit(prepared):
 
 
 def test_unknown_characters_are_counted(prepared):
-    Path('a.txt').write_text('abc ' * 50)
-    run('tokenizer.py train --files=a.txt --kind=char --out_dir=abc', '.')
+    Path('abc').mkdir()
+    vocabularies.learn('char', ['abc '], 0).save('abc')
     Path('b.txt').write_text('abd?' * 50)
     out, _ = prepared('b --files=b.txt --tokenizer=abc', with_output=True)
     assert re.search(r'unknown tokens +100$', out, re.MULTILINE)
@@ -365,6 +399,23 @@ def test_everything_odd_in_one_folder_with_a_space_in_its_name(prepared):
     (odd / 'c.txt').write_text(texts[3])
     command = ['odd', '--files=odd things/**/*', '--tokenizer=byte', '--val_fraction=0.2']
     check(prepared(command), texts, 0.2)
+
+
+def test_a_shard_is_made_with_the_settings_of_its_job_alone(tmp_path, monkeypatch):
+    """corpus/filters.py may be edited during a run, and one Python may make shards of several jobs."""
+    (tmp_path / 'shared').mkdir()
+    vocabularies.learn('byte', [], 0).save(tmp_path / 'shared')
+    (tmp_path / 'a.txt').write_text('some text\x01 ' * 10)
+    unit = [(str(tmp_path / 'a.txt'), 0, None)]
+    job = configurator.own_settings(vars(prepare))
+    job |= dict(directory=str(tmp_path), text_field='text', clean='basic', dedup='exact')
+    monkeypatch.setattr(filters, 'max_control', filters.max_control)  # given back at the end
+    monkeypatch.setattr(filters, '__file__', 'gone.py')
+    for number, max_control in enumerate([0.5, 0.0, 0.5]):
+        shard.make(number, unit, job | dict(filters=dict(max_control=max_control)))
+        made = shard.finished(tmp_path)[number]
+        assert shard.read_report(made)['documents'] == 1
+        assert shard.column([made], 'tokens').tolist() == [100] * (max_control > 0)
 
 
 # --- data sets of the hub ---------------------------------------------------------------------
@@ -469,8 +520,8 @@ def planted(tmp_path_factory):
 
 def test_planted_copies_and_exam_texts_go_and_nothing_else(planted):
     where, rows, texts = planted
-    told = json.loads((where / 'data/near/report.json').read_text())
-    found = {rule: each['documents'] for rule, each in told['dropped'].items()}
+    stats = json.loads((where / 'data/near/report.json').read_text())
+    found = {rule: each['documents'] for rule, each in stats['dropped'].items()}
     near = found.pop('near duplicate')
     assert found == {'exact duplicate': 40, 'contaminated': 20, 'empty': 5}
     kept = documents(where / 'data/near', 'train') + documents(where / 'data/near', 'val')
@@ -503,25 +554,27 @@ def test_no_validation_document_is_much_like_a_training_document(planted):
 
 def test_the_report_adds_up(planted):
     where, rows, texts = planted
-    told = json.loads((where / 'data/near/report.json').read_text())
+    stats = json.loads((where / 'data/near/report.json').read_text())
     meta = json.loads((where / 'data/near/meta.json').read_text())
-    dropped = told['dropped'].values()
-    kept = sum(told[split]['documents'] for split in ('train', 'val'))
-    assert told['documents'] == len(texts) == kept + sum(each['documents'] for each in dropped)
-    assert told['bytes'] == sum(len(text) for text in texts)
-    assert told['bytes'] == sum(told[split]['bytes'] for split in ('train', 'val')) + sum(
+    dropped = stats['dropped'].values()
+    kept = sum(stats[split]['documents'] for split in ('train', 'val'))
+    assert stats['documents'] == len(texts) == kept + sum(each['documents'] for each in dropped)
+    assert stats['bytes'] == sum(len(text) for text in texts)
+    assert stats['bytes'] == sum(stats[split]['bytes'] for split in ('train', 'val')) + sum(
         each['bytes'] for each in dropped
     )
-    assert told['input_bytes'] == (where / 'rows.jsonl').stat().st_size
-    assert sum(told['tokens_per_document'].values()) == kept and told['train'] == meta['train']
-    copies = sum((int(size) - 1) * clusters for size, clusters in told['clusters'].items())
-    assert copies == sum(told['dropped'][f'{kind} duplicate']['documents'] for kind in ('exact', 'near'))
+    assert stats['input_bytes'] == (where / 'rows.jsonl').stat().st_size
+    assert sum(stats['tokens_per_document'].values()) == kept and stats['train'] == meta['train']
+    copies = sum((int(size) - 1) * clusters for size, clusters in stats['clusters'].items())
+    assert copies == sum(stats['dropped'][f'{kind} duplicate']['documents'] for kind in ('exact', 'near'))
     for each in dropped:
         assert 1 <= len(each['examples']) <= 3
-    leaks = {texts[int(each['place'].rpartition(':')[2]) - 1]: each['words'] for each in told['contaminated']}
+    leaks = {
+        texts[int(each['place'].rpartition(':')[2]) - 1]: each['words'] for each in stats['contaminated']
+    }
     assert set(leaks) == set(rows['contaminated']) and all(words in text for text, words in leaks.items())
-    assert told['seconds'].keys() == {'read', 'clean', 'sketch', 'tokenize', 'write'}
-    assert 0 < sum(told['seconds'].values()) < 2 * told['wall_seconds'] + 1
+    assert stats['seconds'].keys() == {'read', 'clean', 'sign', 'tokenize', 'write'}
+    assert 0 < sum(stats['seconds'].values()) < 2 * stats['wall_seconds'] + 1
     picture = (where / 'data/near/report.png').read_bytes()
     assert picture.startswith(b'\x89PNG') and len(picture) > 20_000
 
@@ -578,9 +631,9 @@ def test_conversations_become_tokens_and_masks(prepared, planted):
         ends = np.cumsum([len(each) for each, _ in rendered])
         assert np.array_equal(np.fromfile(directory / f'{split}.idx', '<u8'), ends)
     assert whole(directory) and 'train.mask' in json.loads((directory / 'meta.json').read_text())['sha256']
-    told = json.loads((directory / 'report.json').read_text())
-    assert told['documents'] == 130 and told['damaged_rows'] == 3
-    assert [each['place'].rpartition(':')[2] for each in told['damaged']] == ['51', '52', '53']
+    stats = json.loads((directory / 'report.json').read_text())
+    assert stats['documents'] == 130 and stats['damaged_rows'] == 3
+    assert [each['place'].rpartition(':')[2] for each in stats['damaged']] == ['51', '52', '53']
     config = json.loads((directory / 'tokenizer_config.json').read_text())
     assert config['chat_template'] == chat.template(vocabulary)
 
@@ -595,10 +648,10 @@ def test_labels_stand_beside_their_documents(prepared, planted, names):
     directory = prepared(f'reviews --task=classify {flags}')
     meta = json.loads((directory / 'meta.json').read_text())
     assert meta['labels'] == [str(name) for name in sorted(names)]
-    told = {row['review']: row.get('label') for row in rows}
+    label_of = {row['review']: row.get('label') for row in rows}
     for split in ('train', 'val'):
         labels = np.fromfile(directory / f'{split}.label', '<i4').tolist()
-        expected = [told[text] for text in documents(directory, split)]
+        expected = [label_of[text] for text in documents(directory, split)]
         assert labels == (expected if names[0] == 0 else [sorted(names).index(name) for name in expected])
     assert meta['train']['documents'] + meta['val']['documents'] == 150
 
@@ -624,7 +677,7 @@ def test_show_prints_kept_and_dropped_documents_and_writes_nothing(prepared):
     write_jsonl(Path('a.jsonl'), texts)
     out, _ = prepared('x --files=a.jsonl --show=3', with_output=True)
     assert out.count('kept: ') == 3 and out.count('DROPPED, empty: ') == 2
-    assert 'kept: a.jsonl:1 ' in out and 'document 2 of some' in out and 'document 3' not in out
+    assert 'kept: a.jsonl:1\n' in out and 'document 2 of some' in out and 'document 3' not in out
     assert not Path('data').exists()
 
 
@@ -688,8 +741,8 @@ MISTAKES = {
     'x --files=empty.txt': ['empty.txt'],
     'x --files=blank.txt': ['blank.txt'],
     'x --files=latin.txt': ['latin.txt', 'UTF-8'],
-    'x --files=later.jsonl --strict': ['later.jsonl:201'],
-    'x --files=alike.jsonl': ['no document', 'like another', '--dedup=exact'],
+    'x --files=later.jsonl --strict --num_proc=2': ['later.jsonl:201'],
+    'x --files=alike.jsonl': ['no document', 'similar', '--dedup=exact'],
     'x --files=other.parquet': ['other.parquet', "'text'", 'story, title', '--text_field'],
     'x --files=good.txt --val_fraction=1': ['val_fraction'],
     'x --files=good.txt --tokenizer=./none': ['none'],
@@ -727,9 +780,9 @@ def test_a_corrupt_line_is_counted_named_and_gone_past(prepared, refused):
     flags = 'x --files=a.jsonl --tokenizer=byte --val_fraction=0.2'
     refused(flags + ' --strict', 'a.jsonl:2001', 'JSON')
     out, _ = prepared(flags, with_output=True)
-    assert re.search(r'damaged rows passed over +1, such as a.jsonl:2001: not JSON', out)
-    _, told = check(Path('data/x'), texts, 0.2)
-    assert told['damaged_rows'] == 1 and [each['place'] for each in told['damaged']] == ['a.jsonl:2001']
+    assert re.search(r'damaged rows skipped +1, such as a.jsonl:2001: not JSON', out)
+    _, stats = check(Path('data/x'), texts, 0.2)
+    assert stats['damaged_rows'] == 1 and [each['place'] for each in stats['damaged']] == ['a.jsonl:2001']
 
 
 COMPRESS = {'.gz': gzip.compress, '.zst': zstandard.ZstdCompressor().compress}
@@ -754,8 +807,8 @@ def test_a_line_too_long_to_hold_is_damage(prepared, monkeypatch):
     monkeypatch.setattr(formats, 'MAX_LINE', 1 << 20)
     write_jsonl(Path('a.jsonl'), ['first', 'x' * 3_000_000, 'last'])
     directory = prepared('x --files=a.jsonl --tokenizer=byte --val_fraction=0.4 --max_documents=9')
-    told = json.loads((directory / 'report.json').read_text())
-    assert told['documents'] == 2 and [each['place'] for each in told['damaged']] == ['a.jsonl:2']
+    stats = json.loads((directory / 'report.json').read_text())
+    assert stats['documents'] == 2 and [each['place'] for each in stats['damaged']] == ['a.jsonl:2']
 
 
 def test_openwebtext_without_network_is_one_line(tmp_path):
@@ -809,9 +862,13 @@ def test_a_disk_that_fills_up_leaves_the_earlier_data_and_the_same_command_goes_
     Path('good.txt').write_text('Once upon a time. ' * 200)
     before = snapshot(prepared('x --files=good.txt --tokenizer=char'))
     largest = (where / 'data/one/train.bin').stat().st_size
-    for kilobytes, what in ((100, 'nothing was kept'), (largest // 1024 - 100, '4 finished parts are kept')):
+    # in the first run a unit of 6 KB may be finished
+    for kilobytes, what in (
+        (100, '(nothing was|1 finished parts are) kept'),
+        (largest // 1024 - 100, '4 finished parts are kept'),
+    ):
         code, err = limited(kilobytes, f'x {FLAGS}', tmp_path)
-        assert code == 2 and err.startswith('error: cannot write data/x: File too large; ' + what), err
+        assert code == 2 and re.match('error: cannot write data/x: File too large; ' + what, err), err
         assert err.count('\n') == 1 and snapshot(Path('data/x')) == before
     made = shards(Path('data/x'))
     assert len(made) == 4 and stopped(f'x {FLAGS}') == made
@@ -873,7 +930,7 @@ def interrupted(many, tmp_path):
 # each comes later than the one before
 MOMENTS = {
     'learning the vocabulary': lambda directory: (directory / '.work/plan.json').exists(),
-    'the first shard': lambda directory: any((directory / '.work').glob('000000.*.partial/tokens.bin')),
+    'the first shard': lambda directory: any((directory / '.work').glob('000000.*.partial')),
     'a shard between others': lambda directory: len(shards(directory)) >= 2,
     'joining': lambda directory: (directory / '.work/result/train.bin').exists(),
 }
