@@ -84,7 +84,7 @@ def muon_groups(model):
 
 def set_rates(optimizers, multiplier, momentum):
     """Give every group its learning rate, `multiplier` times its initial one, and Muon's groups their momentum."""
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group['lr'] = group['initial_lr'] * multiplier
-        if 'momentum' in group:
-            group['momentum'] = momentum
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group['lr'] = group['initial_lr'] * multiplier
+            group |= dict(momentum=momentum) if isinstance(optimizer, Muon) else {}

@@ -8,8 +8,8 @@
     python train.py config/gpt2_124m.py --estimate                        # memory, time and money it takes, before it runs
 
 Writes checkpoints, metrics.jsonl and loss.png into out_dir. Ctrl-C, SIGTERM and SIGUSR1 finish the step, save and say how
-to go on. Exit codes: 0 done, or stopped by Ctrl-C; 2 a mistake, or nothing to be saved in; 75 stopped by another signal or
-by the loss of a process: the same command goes on.
+to go on. Exit codes: 0 done, or stopped by Ctrl-C; 2 a mistake of the user, or a disk that is full; 75 stopped by another
+signal or by the loss of a process: the same command goes on.
 """
 
 import functools
@@ -254,7 +254,8 @@ def train(settings, log, saver, watch):
     saver.wait()
     memory = size(runtime.memory_used(torch_device), 'G')
     log(f'{ending} ({clock(time.time() - began)}, peak memory {memory}B)')
-    log.end(ending)
+    if rank == 0:  # of all who end well, one says so
+        log.end(ending)
     if stopped == signal.SIGUSR1 and requeue and rank == 0:
         faults.requeue(log)
     if torch.distributed.is_initialized():

@@ -1,7 +1,7 @@
 # A model of Llama's shape and size on FineWeb-Edu, on 8 machines with 8 GPUs of 80 GB. Each machine holds it once: weights are
 # sent within a machine only, and gradients once a step between machines.
 #   python prepare.py fineweb-edu --hub_config=sample-350BT
-#   torchrun --nnodes=8 --nproc_per_node=8 ... train.py config/llama_7b.py           # under Slurm: see README.md
+#   torchrun --nnodes=8 --nproc_per_node=8 ... train.py config/llama_7b.py           # under Slurm: see docs/scaling.md
 
 out_dir = 'out-llama-7b'
 dataset = 'fineweb-edu'
