@@ -8,11 +8,9 @@ import traceback
 
 
 class UserError(SystemExit):
-    """The end of a program by a mistake of its user, or by a file: exit code 2. str() of it is the message."""
+    """The end of a program by a mistake of its user, or by a file. str() of it is the message."""
 
-    def __init__(self, message):
-        super().__init__(message)
-        self.code = 2
+    code = 2
 
 
 def fail(message, mine=False):
@@ -62,11 +60,10 @@ def size(n, billion='B'):
 def clock(seconds):
     """A duration for people to read: 8s, 2m05s, 1h10m, 3d04h."""
     s = int(seconds + 0.5)
-    if s < 60:
-        return f'{s}s'
-    if s < 3600:
-        return f'{s // 60}m{s % 60:02d}s'
-    return f'{s // 3600}h{s // 60 % 60:02d}m' if s < 86400 else f'{s // 86400}d{s // 3600 % 24:02d}h'
+    for unit, part, names in ((86400, 3600, 'dh'), (3600, 60, 'hm'), (60, 1, 'ms')):
+        if s >= unit:
+            return f'{s // unit}{names[0]}{s % unit // part:02d}{names[1]}'
+    return f'{s}s'
 
 
 def progress(label, total, unit):

@@ -21,20 +21,11 @@ import sys
 import textwrap
 import types
 from pathlib import Path
-from typing import NamedTuple
 
 from common import fail, reason
 
-RANGE = re.compile(
-    r'(?P<open>[\[(])(?P<low>{0}), (?P<high>{0})(?P<close>[\])])$'.format(r'-?(?:\d[\d.e]*|inf)')
-)
-
-
-class Setting(NamedTuple):
-    """One line of a block: the expression that it assigns, and the match of RANGE for the interval of its numbers."""
-
-    value: ast.expr
-    range: re.Match
+NUMBER = r'-?(?:\d[\d.e]*|inf)'
+RANGE = re.compile(rf'(?P<open>[\[(])(?P<low>{NUMBER}), (?P<high>{NUMBER})(?P<close>[\])])$')
 
 
 def quiet_on_interrupt(kind, error, trace):
@@ -62,10 +53,9 @@ def configure(script, argv=None, positional=(), parts=(), auto=(), dataclass=Non
     argv: the command line without the program; `sys.argv[1:]` unless given.
     positional: settings that bare words fill in this order (`prepare.py NAME`), a tuple takes all that are left;
     other bare words are config files.
-    parts: modules whose own settings are overridden together with the script's.
-    auto: settings that may be 'auto' whatever their type.
-    dataclass: a file, relative to the script, whose block holds fields of a dataclass. They are settings too, but no
-    globals: in the dict they are None unless given. The file is read, not imported.
+    parts: modules whose own settings are overridden too. auto: settings that may be 'auto' whatever their type.
+    dataclass: a file, relative to the script, read, not imported, whose block holds fields of a dataclass. They are
+    settings too, but no globals: in the dict they are None unless given.
     Ends the program with one line for an unknown name, a wrong type, a number out of range or an unreadable file.
     """
     sys.excepthook = quiet_on_interrupt
@@ -74,12 +64,12 @@ def configure(script, argv=None, positional=(), parts=(), auto=(), dataclass=Non
     answer_help(script, argv, [*(part.__file__ for part in parts), *fields])
     scripts = [script, *map(vars, parts)]
     blocks = [own_settings(each) for each in scripts]
-    blocks += [{name: ast.literal_eval(s.value) for name, s in read_block(path).items()} for path in fields]
+    blocks += [{name: ast.literal_eval(v) for name, (v, _) in read_block(path).items()} for path in fields]
     defaults = {name: value for block in blocks for name, value in block.items()}
     assert len(defaults) == sum(map(len, blocks)), 'two blocks have a setting of the same name'
     settings = defaults | dict.fromkeys(blocks[-1] if dataclass else ())
     files = [*(each['__file__'] for each in scripts), *fields]
-    ranges = {name: setting.range for path in files for name, setting in read_block(path).items()}
+    ranges = {name: interval for path in files for name, (_, interval) in read_block(path).items()}
 
     def assign(name, value, source):
         if name not in defaults:
@@ -133,7 +123,7 @@ def settings_block(path):
 
 @functools.cache
 def read_block(path):
-    """{name: Setting} of the block of a file, in order. The names are those assigned at its top level."""
+    """{name: (expression assigned, match of RANGE for the interval of its numbers)} of the block of a file, in order."""
     block = settings_block(path)
     lines, found = block.splitlines(), {}
     for node in ast.parse(block).body:
@@ -141,7 +131,7 @@ def read_block(path):
             comment = lines[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             interval = RANGE.search(comment.rstrip()) or RANGE.search('[-inf, inf]')
-            found |= {target.id: Setting(node.value, interval) for target in targets}
+            found |= {target.id: (node.value, interval) for target in targets}
     return found
 
 
@@ -150,12 +140,10 @@ def read_config_file(path, settings, defaults):
     try:
         tree = ast.parse(Path(path).read_text(encoding='utf-8'), path)
         code = compile(tree, path, 'exec')
-    except (OSError, UnicodeDecodeError) as e:
-        fail(f'cannot read the config file {path}: {reason(e)}; settings are written --name=value')
     except SyntaxError as e:
         fail(f'{path}, line {e.lineno}: {e.msg}')
-    except (ValueError, MemoryError, RecursionError) as e:  # null bytes, a thousand brackets
-        fail(f'{path}: {reason(e)}')
+    except (OSError, ValueError, MemoryError, RecursionError) as e:  # null bytes, a thousand brackets
+        fail(f'cannot read the config file {path}: {reason(e)}; settings are written --name=value')
     before = {name: defaults[name] if value is None else value for name, value in settings.items()}
     namespace = dict(before, __name__='__config__', __file__=path)
     try:
@@ -163,15 +151,14 @@ def read_config_file(path, settings, defaults):
     except Exception as e:
         fail(f'{path} stops with {type(e).__name__}: {e}')
     names = (node for node in ast.walk(tree) if isinstance(node, ast.Name))
-    assigned = {
-        node.id for node in names if isinstance(node.ctx, ast.Store)
-    }  # maybe the value that was there
-    for name in list(namespace):
-        value = namespace[name]
-        is_helper = name.startswith('_') or isinstance(value, types.ModuleType) or callable(value)
-        if name not in assigned and value is before[name] if name in before else is_helper:
-            del namespace[name]
-    return namespace
+    assigned = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+
+    def is_setting(name, value):
+        if name in before:
+            return name in assigned or value is not before[name]  # maybe the value that was there
+        return not (name.startswith('_') or isinstance(value, types.ModuleType) or callable(value))
+
+    return {name: value for name, value in namespace.items() if is_setting(name, value)}
 
 
 def literal(text, default):
@@ -199,6 +186,6 @@ def out_of_range(name, value, interval):
 
 def check_ranges(values, path):
     """Raise ValueError for the first of some values (name -> value) outside of the range that the block of a file states."""
-    for name, setting in read_block(path).items():
-        if name in values and (wrong := out_of_range(name, values[name], setting.range)):
+    for name, (_, interval) in read_block(path).items():
+        if name in values and (wrong := out_of_range(name, values[name], interval)):
             raise ValueError(wrong)

@@ -21,12 +21,11 @@ from model import Transformer
 from objectives import Objective, example_batch
 from optim import Muon
 
-# Dense bf16 FLOP/s, bytes of memory and watts (the makers' data sheets of an A100 SXM and an H100 SXM; of a DGX, an eighth
-# with all that is around the GPU), and dollars an hour, which clouds most often ask in 2025: put yours here.
-MACHINES = {
-    'A100': dict(gpus=1, peak=312e12, memory=80e9, watts=812, dollars=1.8),
-    'H100': dict(gpus=1, peak=989e12, memory=80e9, watts=1275, dollars=3.0),
-    '8 x H100': dict(gpus=8, peak=989e12, memory=80e9, watts=1275, dollars=3.0),
+# Bytes of memory (the makers' data sheets), watts (of a DGX, an eighth with all that is around the GPU), and dollars an
+# hour, which clouds most often ask in 2025: put yours here.
+GPUS = {
+    'A100': dict(memory=80e9, watts=812, dollars=1.8),
+    'H100': dict(memory=80e9, watts=1275, dollars=3.0),
 }
 UTILISATION = 0.4  # of a GPU's peak, reached by llm.c: 10B tokens of GPT-2 124M in 45 minutes on 8 H100s
 CPU_CORE = dict(watts=8, dollars=0.045)  # of a server: its share of 350 watts, and what clouds ask an hour
@@ -58,10 +57,10 @@ class Run(NamedTuple):
 
 def saved_bytes(run, n_layer):
     """What autograd keeps in one forward pass from inputs to loss, counted on tensors that have no memory."""
-    kept, batch = {}, run.batch(run.rows)
+    kept, real = {}, run.batch(run.rows)
     with FakeTensorMode() as mode, torch.device(run.device):
         model = Transformer(replace(run.model.config, n_layer=n_layer))
-        batch = {name: mode.from_tensor(t).to(run.device) for name, t in batch.items()}
+        batch = {name: mode.from_tensor(t).to(run.device) for name, t in real.items()}
         weights = {p.untyped_storage()._cdata for p in model.parameters()}
 
         def keep(tensor):
@@ -77,18 +76,15 @@ def saved_bytes(run, n_layer):
 
 
 def memory(run):
-    """Bytes of one training step by part, of one process, without a compiler (with one it is less) -> dict; 'peak' is the most
-    at a time.
+    """Bytes of one training step by part, of one process, without a compiler (with one it is less) -> dict; 'peak' at a time.
 
-    What tp spares of the activations is not counted, nor what Muon gathers under fsdp, nor on a CPU the copies that a
-    checkpoint is written from.
+    Not counted: what tp spares of the activations, what Muon gathers under fsdp, a checkpoint's copies on a CPU.
     """
     c, model, fsdp, tp = run.model.config, run.model, run.layout.fsdp, run.layout.tp
     params = sum(p.numel() for p in model.parameters())
     blocks = sum(p.numel() for p in model.blocks.parameters() if p.dim() > 1)
-    optimizers = run.make_optimizers(model, run.precision)
-    groups = [group for o in optimizers if isinstance(o, Muon) for group in o.param_groups]
-    matrices = sum(p.numel() for group in groups for p in group['params'])
+    muon = [o for o in run.make_optimizers(model, run.precision) if isinstance(o, Muon)]
+    matrices = sum(p.numel() for o in muon for group in o.param_groups for p in group['params'])
     held = (params - blocks + blocks / tp) / fsdp
     states = 2 * held - matrices / tp / fsdp  # AdamW has two numbers of each weight, Muon one
     one, two = (saved_bytes(run, n_layer) for n_layer in (1, 2))
@@ -97,28 +93,21 @@ def memory(run):
     block_input = run.rows * c.block_size * c.n_embd * bytes_of_stream
     batch = run.batch(run.rows)
     positions = batch.get('predict_at', batch['inputs']).numel()
-    at_once = positions * c.padded_vocab_size <= loss.CHUNK
     # the products, logits in fp32, their gradient, and that in the type of the products again
     logits = min(positions // tp * c.padded_vocab_size, loss.CHUNK) * 12
     layers = c.n_layer * block_input + layer if model.gradient_checkpointing else c.n_layer * layer
-    parts = dict(
-        weights=4 * held,
-        gradients=4 * held,
-        optimizer=4 * states,
-        activations=one - layer + layers,
-        logits=logits,
-    )
+    parts = dict(weights=4 * held, gradients=4 * held, optimizer=4 * states)
+    parts |= dict(activations=one - layer + layers, logits=logits)
     if fsdp > 1:
         # two blocks, as the next one comes while one computes; a block's gradient, and in fp32 on its way; what is
         # outside of the blocks with its gradient in fp32
         parts['gathered'] = blocks / tp / c.n_layer * (3 * run.precision.itemsize + 4) + (params - blocks) * 8
-    if at_once:  # they were counted among what is saved
+    if positions * c.padded_vocab_size <= loss.CHUNK:  # all at once: they were counted among what is saved
         parts['activations'] -= min(positions * c.padded_vocab_size * 4, parts['activations'])
     standing = parts['weights'] + parts['optimizer'] + parts.get('gathered', 0)
     computing = parts['activations'] + parts['logits']
-    if (
-        run.micro_batches > run.layout.dp_size
-    ):  # gradients of earlier micro-batches wait while one is computed
+    # gradients of earlier micro-batches wait while one is computed
+    if run.micro_batches > run.layout.dp_size:
         parts['peak'] = standing + parts['gradients'] + computing
     else:
         parts['peak'] = standing + max(parts['gradients'] + layer, computing)
@@ -143,24 +132,22 @@ def rows_that_fit(run):
 
 def free_memory(device):
     if device.type == 'cuda':
-        free, _ = torch.cuda.mem_get_info(device)
-        return free
+        return torch.cuda.mem_get_info(device)[0]
     return need('psutil').virtual_memory().available
 
 
 def measured_flops(run, seconds=3):
     """FLOP/s of real training steps on this machine: of a large model's first two layers, on the rows half a second allows."""
-    config = run.model.config
-    budget = (
-        runtime.peak_flops(run.device, run.precision) / 3 * 0.5
-    )  # FLOPs, if a third of the peak is reached
-    if run.model.flops_per_token(config.block_size) * config.block_size > budget:
+    config, T = run.model.config, run.model.config.block_size
+    # FLOPs of half a second, if a third of the peak is reached
+    budget = runtime.peak_flops(run.device, run.precision) / 3 * 0.5
+    if run.model.flops_per_token(T) * T > budget:
         config = replace(config, n_layer=min(config.n_layer, 2))
     model = Transformer(config).to(run.device)
-    per_row = model.flops_per_token(config.block_size) * config.block_size
+    per_row = model.flops_per_token(T) * T
     rows = max(1, min(run.rows, int(budget / per_row)))
     batch = runtime.to_device(run.batch(rows), run.device)
-    per_step = rows * config.block_size * model.flops_per_token(config.block_size, run.predicted())
+    per_step = rows * T * model.flops_per_token(T, run.predicted())
     forward = torch.compile(model, dynamic=False) if run.compile else model
     optimizers = run.make_optimizers(model, run.precision)
 
@@ -190,7 +177,7 @@ def describe(run):
     attention = 12 * c.n_layer * c.n_head * c.head_width * c.block_size / per_token
     outside = sum(p.numel() for name, p in model.named_parameters() if 'blocks' not in name)
     parts = memory(run)
-    peak, shared = parts.pop('peak'), layout.fsdp * layout.tp
+    peak, shared = parts.pop('peak'), layout.fsdp * layout.tp  # processes that share a model
     sharing = f', of {shared} that share the model' if shared > 1 else ''
     lines = [
         f'parameters    {size(model.num_params())}: {size(outside)} in embeddings and head, the rest in '
@@ -202,8 +189,8 @@ def describe(run):
         + ', '.join(f'{name} {size(n, "G")}B' for name, n in parts.items()),
         f'{"":14}{"":24}{"FLOP/s":>9}{"tokens/s":>10}{"time":>10}{"kWh":>9}{"dollars":>9}{"memory":>16}',
     ]
-    for name, rate, machine in machines(run):
-        count, hours = machine['gpus'], flops / rate / 3600
+    for name, count, rate, machine in machines(run):
+        hours = flops / rate / 3600
         fits = 'fits' if peak < machine['memory'] else 'too large'
         fits = fits if shared <= count else f'{shared} needed'
         lines.append(
@@ -219,12 +206,12 @@ def describe(run):
 
 
 def machines(run):
-    """(name, FLOP/s, an entry as of MACHINES) of this machine, measured, and of each of MACHINES."""
+    """(name, number of GPUs or processes, FLOP/s of all, an entry as of GPUS) of this machine, measured, and of others."""
     count, cores = run.layout.world_size, os.cpu_count()
     name = torch.cuda.get_device_name(run.device) if run.device.type == 'cuda' else f'{cores} CPU cores'
-    known = next((m for key, m in MACHINES.items() if key in name), None)
-    known = known or {key: value * cores for key, value in CPU_CORE.items()}
-    here = known | dict(gpus=count, memory=free_memory(run.device))
-    yield f'{count} x {name}, measured', measured_flops(run) * count, here
-    for name, machine in MACHINES.items():
-        yield f'{name} at {UTILISATION:.0%}', UTILISATION * machine['peak'] * machine['gpus'], machine
+    cpu = {key: value * cores for key, value in CPU_CORE.items()}
+    here = next((gpu for key, gpu in GPUS.items() if key in name), cpu) | dict(memory=free_memory(run.device))
+    yield f'{count} x {name}, measured', count, measured_flops(run) * count, here
+    for name, count, gpu in (('A100', 1, 'A100'), ('H100', 1, 'H100'), ('8 x H100', 8, 'H100')):
+        rate = UTILISATION * runtime.GPU_PEAKS[gpu] * count
+        yield f'{name} at {UTILISATION:.0%}', count, rate, GPUS[gpu]

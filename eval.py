@@ -5,9 +5,9 @@
     python eval.py --out_dir=out --json
 
 A causal model is scored in overlapping windows, so that every token has at least block_size - stride tokens of context
-(all there are, near the beginning); a masked one at 15 % of the tokens. The training split is scored in the same way
-on an even sample of it. Where its loss is well below the validation loss and it was seen more than once, the model has
-overfitted; seen once or less, the gap can only come from the splits. Each part of a mixture is scored on its own.
+(all there are, near the beginning); a masked one at 15 % of the tokens. An even sample of the training split is scored
+too: where its loss is well below the validation loss and it was seen more than once, the model has overfitted. Each
+part of a mixture is scored on its own.
 """
 
 import json as json_format
@@ -62,7 +62,9 @@ def main():
     if stride > T:
         fail(f'stride = {stride} is longer than block_size = {T}')
     apart = (stride or max(1, T // 2)) if model.config.causal else T
-    objective = OBJECTIVES[state['settings']['objective'] if path else objective_of(model)]
+    config = vars(model.config).items()
+    fitting = (o for o in OBJECTIVES.values() if o.flags.items() <= config)  # that it can be trained with
+    objective = OBJECTIVES[state['settings']['objective']] if path else next(fitting)
     cut = (T, T + objective.more_tokens, objective.cut, objective.columns)
     data = {
         name: {split: Mixture(name, split, *cut).parts[0][0] for split in ('train', 'val')}
@@ -79,21 +81,14 @@ def main():
         print(json_format.dumps(results) if json else table(results, objective.metrics))
 
 
-def objective_of(model):
-    """The name of the first objective that a model from elsewhere can have been trained with."""
-    config = vars(model.config)
-    return next(name for name, o in OBJECTIVES.items() if o.flags.items() <= config.items())
-
-
 def evaluate(model, objective, splits, meta, apart, torch_device, precision):
     """The scores of each split of a data set and the rate to beat -> dict. apart: tokens between windows."""
     results = {}
     for split, source in splits.items():
         if split == 'train' and not train_tokens:
             continue
-        at, scored_from = even_sample(source, apart) if split == 'train' else every_row(source, apart)
-        given = (scored_from, meta, torch_device, precision)
-        results[split] = scores = score(model, objective, source, at, *given, split)
+        rows = rows_to_score(source, apart, train_tokens if split == 'train' else 0)
+        results[split] = scores = score(model, objective, source, *rows, meta, torch_device, precision, split)
         if 'bits_per_byte' in objective.metrics:
             per_byte = meta[split]['tokens'] / meta[split]['bytes']
             scores['bits_per_byte'] = scores['loss'] / math.log(2) * per_byte
@@ -108,30 +103,25 @@ def epochs_seen(state, name, length):
     return float(Fraction(state['mixture'].get(name, 0)) * state['step'] * math.prod(factors) / length)
 
 
-def every_row(source, apart):
-    """What covers a split: where each window starts, and from where on it is scored; the last one ends with the split.
+def rows_to_score(source, apart, sample):
+    """Where each window starts, and from where on it is scored: the whole split, or an even sample of so many tokens of it.
 
-    Of packed documents: the numbers of all rows, and None, as they do not overlap.
+    Of packed documents: the numbers of the rows, and None, as they do not overlap.
     """
-    if not isinstance(source, Windows):
-        return np.arange(source.rows_per_epoch), None
-    last = len(source.tokens) - source.row_tokens
+    is_windows, count = isinstance(source, Windows), max(1, sample // apart)
+    last = len(source.tokens) - source.row_tokens if is_windows else source.rows_per_epoch - 1
+    even = np.linspace(0, last, count).astype(np.int64)
+    if not is_windows:
+        return np.unique(even) if sample else np.arange(last + 1), None
+    if sample:
+        return even, even + source.block_size - apart
     starts = np.append(np.arange(0, last, apart), last)
     return starts, np.append(0, starts[:-1] + source.block_size)
 
 
-def even_sample(source, apart):
-    """Rows that lie evenly in a split and score train_tokens of it, with as much context as those of `every_row`."""
-    count = max(1, train_tokens // apart)
-    if not isinstance(source, Windows):
-        return np.unique(np.linspace(0, source.rows_per_epoch - 1, count).astype(np.int64)), None
-    starts = np.linspace(0, len(source.tokens) - source.row_tokens, count).astype(np.int64)
-    return starts, starts + source.block_size - apart
-
-
 @torch.inference_mode()
 def score(model, objective, source, at, scored_from, meta, torch_device, precision, label):
-    """Loss, perplexity and accuracy -> dict. at: starts of windows, or numbers of rows; see `every_row`."""
+    """Loss, perplexity and accuracy -> dict. at: starts of windows, or numbers of rows; see `rows_to_score`."""
     nats, right, count = 0.0, 0, 0
     with progress(f'scoring {label}', len(at) * source.row_tokens, 'tok') as bar:
         for first in range(0, len(at), batch_size):
@@ -168,18 +158,18 @@ def commonest_token_rate(splits, meta):
 def table(results, metrics):
     windows = f'windows of {results["block_size"]} tokens, {results["stride"]} apart'
     lines = [f'{results["model"]} on data/{results["dataset"]}, {windows}']
+    forms = dict(tokens=',', loss='.4f', perplexity='.2f', bits_per_byte='.4f', accuracy='.2%')
     columns = ['tokens', *metrics]
     lines.append(f'{"":8}' + ''.join(f'{name.replace("_", " "):>15}' for name in columns))
-    forms = dict(tokens='{:,}', loss='{:.4f}', perplexity='{:.2f}', bits_per_byte='{:.4f}', accuracy='{:.2%}')
     for split in ('train', 'val'):
         if split in results:
-            cells = [forms[name].format(results[split][name]) for name in columns]
-            lines.append(f'{split:8}' + ''.join(f'{cell:>15}' for cell in cells))
+            cells = (f'{results[split][name]:>15{forms[name]}}' for name in columns)
+            lines.append(f'{split:8}' + ''.join(cells))
     rate = results['commonest_token_rate']
     lines.append(f'always guessing the commonest token would be right {rate:.2%} of the time')
     if 'gap' in results:
-        advice = 'overfitting: stop sooner, add dropout or data'
-        verdict = advice if results['overfitting'] else 'no overfitting'
+        verdict = 'overfitting: stop sooner, add dropout or data'
+        verdict = verdict if results['overfitting'] else 'no overfitting'
         lines.append(f'validation loss - training loss = {results["gap"]:+.4f}: {verdict}')
     return '\n'.join(lines)
 

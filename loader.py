@@ -1,11 +1,10 @@
 """Loader: token files -> rows. It has no state: the rows of a step are a function of (data, seed, step).
 
-Rows are numbered through the whole run. An epoch visits every row of the split once, in shuffled order. Whatever the number of
-processes, each takes its rows of the step by their numbers. An objective says how rows are cut: `Windows` over the stream of
-tokens, each epoch at another offset, or `Documents`, packed whole.
+Rows are numbered through the whole run; each process takes its rows of the step by their numbers. An epoch visits every row of
+the split once, in shuffled order. An objective says how rows are cut: `Windows` over the stream of tokens, or `Documents`.
 
-A mixture, 'wikipedia:0.3,fineweb-edu:0.6,github-code:0.1', takes each row from one of its data sets; each numbers its own rows
-and visits them in epochs of its own. A plain data set is a mixture of one.
+A mixture, 'wikipedia:0.3,fineweb-edu:0.6,github-code:0.1', takes each row from one of its data sets, which each have row numbers
+and epochs of their own. A plain data set is a mixture of one.
 """
 
 import json
@@ -21,8 +20,8 @@ from common import fail, mix, sha256
 def mixture(dataset):
     """The data sets that `dataset` means and their shares of the rows, {name: Fraction}, the greatest first, 1 in all.
 
-    'a:2,b:1' lists them, with weights of any size; a name that `prepare.py mix` wrote means what its meta.json lists; any
-    other name means itself. Ends the program with one line unless all are there and share a vocabulary.
+    It lists them, 'a:2,b:1', with weights of any size, or names one, maybe one that `prepare.py mix` wrote. Ends the program
+    with one line unless all are there and share a vocabulary.
     """
     if ':' in dataset or ',' in dataset:
         listed = [item.strip().partition(':')[::2] for item in dataset.split(',')]
@@ -43,19 +42,17 @@ def mixture(dataset):
             fail(f'{name} in {dataset!r} is a mixture itself: name what it consists of')
         hashes[name] = meta['tokenizer_hash']
     heaviest_first = sorted(weights, key=lambda name: (-weights[name], name))
+    first = heaviest_first[0]
     for name in heaviest_first:
-        if hashes[name] != hashes[heaviest_first[0]]:
-            other = f'data/{heaviest_first[0]}'
-            fail(
-                f'data/{name} and {other} have different vocabularies: prepare.py {name} --tokenizer={other}'
-            )
+        if hashes[name] != hashes[first]:
+            same = f'prepare.py {name} --tokenizer=data/{first}'
+            fail(f'data/{name} and data/{first} have different vocabularies: {same}')
     return {name: weights[name] / sum(weights.values()) for name in heaviest_first}
 
 
 def read_meta(dataset):
-    """What prepare.py wrote about a data set; of a mixture, that on which all parts agree, such as the vocabulary -> dict.
-
-    It tells the shares as 'mixture' and the hashes of the files as 'data_hash', both by name, all as JSON can hold it.
+    """What prepare.py wrote about a data set; of a mixture, what all parts agree on -> dict, with 'mixture' (name -> share) and
+    'data_hash' (name -> hashes of the files), all as JSON can hold it.
     """
     shares = mixture(dataset)
     metas = {name: directory_meta(name) for name in shares}
@@ -72,26 +69,20 @@ def directory_meta(name):
     try:
         meta = json.loads(path.read_text())
         if 'mixture' in meta:
-            _ = list(meta['mixture'].items())[0]
-        elif not is_valid(meta):
+            valid = len(meta['mixture'].items()) > 0
+        else:  # what is read of it, with the right types
+            ids, hashes = meta['special'].values(), meta.get('sha256', {}).values()
+            counts = [meta['train']['tokens'], meta['val']['tokens'], meta['vocab_size'], *ids]
+            valid = all(type(n) is int and n >= 0 for n in counts) and meta['dtype'] in ('uint16', 'uint32')
+            valid &= max(ids, default=0) < meta['vocab_size'] <= 2**32
+            valid &= all(isinstance(text, str) for text in [meta['tokenizer_hash'], *hashes])
+        if not valid:
             raise ValueError
         return meta
     except OSError:
         fail(f'there is no data set in data/{name}; make it first: python prepare.py {name}')
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         fail(f'{path} is damaged; make the data set again: python prepare.py {name}')
-
-
-def is_valid(meta):
-    """Whether a meta.json has what is read of it, with the right types."""
-    counts = [meta[split]['tokens'] for split in ('train', 'val')] + [meta['vocab_size']]
-    ids, hashes = list(meta['special'].values()), list(meta.get('sha256', {}).values())
-    return (
-        meta['dtype'] in ('uint16', 'uint32')
-        and all(type(n) is int and n >= 0 for n in counts + ids)
-        and max(ids, default=0) < meta['vocab_size'] <= 2**32
-        and all(isinstance(text, str) for text in [meta['tokenizer_hash'], *hashes])
-    )
 
 
 def verify(dataset):
@@ -112,8 +103,7 @@ def open_split(name, split, block_size):
     expected = meta[split]['tokens'] * dtype.itemsize
     size = path.stat().st_size if path.exists() else 0
     if size != expected:
-        again = f'make it again: python prepare.py {name}'
-        fail(f'{path} has {size:,} bytes where meta.json says {expected:,}; {again}')
+        fail(f'{path} has {size:,} bytes, not {expected:,}; make it again: python prepare.py {name}')
     if meta[split]['tokens'] <= block_size:
         fail(f'block_size = {block_size} is too long for {path} of {meta[split]["tokens"]:,} tokens')
     return np.memmap(path, dtype=dtype, mode='r')
@@ -149,10 +139,9 @@ def open_columns(name, split, columns, tokens):
 
 def unread_columns(dataset, columns):
     """Columns that data sets of a mixture have and an objective does not read, as paths."""
-    paths = [
-        Path('data', name, f'train.{column}') for name in mixture(dataset) for column in ('mask', 'label')
-    ]
-    return [path for path in paths if path.exists() and path.suffix[1:] not in columns]
+    unread = [column for column in ('mask', 'label') if column not in columns]
+    paths = [Path('data', name, f'train.{column}') for name in mixture(dataset) for column in unread]
+    return [path for path in paths if path.exists()]
 
 
 class DataError(Exception):
@@ -202,18 +191,16 @@ class Documents:
         begins = np.append(0, ends[:-1])
         pieces = np.maximum(1, -(-(ends - begins - (row_tokens - block_size)) // block_size))
         document = np.repeat(np.arange(len(ends)), pieces)
-        number = np.arange(len(document)) - np.repeat(
-            np.cumsum(pieces) - pieces, pieces
-        )  # of a piece in its document
+        # of a piece in its document
+        number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         starts = begins[document] + number * block_size
         lengths = np.minimum(ends[document] - starts, row_tokens)
         order = shuffled(np.arange(len(lengths)), len(lengths), epoch_key(seed, -1))
         row_of = best_fit(lengths[order], row_tokens)
         by_row = order[np.argsort(row_of, kind='stable')]
         self.starts, self.lengths = starts[by_row], lengths[by_row]  # of pieces, in the order of rows
-        self.firsts = np.append(
-            0, np.cumsum(np.bincount(row_of))
-        )  # pieces of row r: firsts[r] to firsts[r + 1]
+        # pieces of row r: firsts[r] to firsts[r + 1]
+        self.firsts = np.append(0, np.cumsum(np.bincount(row_of)))
         self.rows_per_epoch = len(self.firsts) - 1
 
     def read(self, numbers, seed):

@@ -8,21 +8,15 @@ import json
 from pathlib import Path
 
 # Pretrained weights by name -> repository on the hub
-PRETRAINED = {
-    'gpt2': 'openai-community/gpt2',
-    'gpt2-medium': 'openai-community/gpt2-medium',
-    'gpt2-large': 'openai-community/gpt2-large',
-    'gpt2-xl': 'openai-community/gpt2-xl',
-    'bert-base-uncased': 'google-bert/bert-base-uncased',
-}
+PRETRAINED = {n: f'openai-community/{n}' for n in ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')}
+PRETRAINED['bert-base-uncased'] = 'google-bert/bert-base-uncased'
 
 
 def read(source):
     """Settings of model.Config and weights by the names of model.Transformer, without the padding rows if foreign.
 
-    source: a name of PRETRAINED, another repository of the hub, or a directory that transformers or
-    `Transformer.save` wrote. Foreign settings name their flags by `arch`, a key of model.ARCHITECTURES.
-    Raises ValueError for what is no model of ours, OSError where it cannot be read or downloaded.
+    source: a name of PRETRAINED, another repository of the hub, or a directory that transformers or `Transformer.save` wrote.
+    Foreign settings name their flags by `arch`. Raises ValueError for what is no model of ours, OSError where it cannot be read.
     """
     directory = Path(source) if Path(source, 'config.json').exists() else Path(download(source))
     try:
@@ -47,8 +41,7 @@ def download(name):
 
     name = str(name)
     if name not in PRETRAINED and '/' not in name:
-        known = ', '.join(PRETRAINED)
-        raise ValueError(f'there is no model {name!r}: no directory with a config.json, nor {known}')
+        raise ValueError(f'{name!r} is no directory with a config.json, nor one of {", ".join(PRETRAINED)}')
     try:
         files = ['config.json', 'model*.safetensors', 'model.safetensors.index.json']
         return snapshot_download(PRETRAINED.get(name, name), allow_patterns=files)
@@ -64,13 +57,10 @@ def read_safetensors(directory):
     paths = sorted(directory.glob('*.safetensors'))
     if not paths:
         raise ValueError(f'{directory} holds no .safetensors weights')
-    weights = {}
-    for path in paths:
-        try:
-            weights |= load_file(path)
-        except SafetensorError as e:
-            raise ValueError(f'{path} is damaged: {e}') from None
-    return {name: w.float() for name, w in weights.items()}
+    try:
+        return {name: w.float() for path in paths for name, w in load_file(path).items()}
+    except SafetensorError as e:
+        raise ValueError(f'the .safetensors weights in {directory} are damaged: {e}') from None
 
 
 def demand(settings, **expected):
@@ -86,26 +76,16 @@ def from_gpt2(settings, weights):
     demand(settings, activation_function='gelu_new', scale_attn_weights=True, tie_word_embeddings=True)
     demand(settings, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     config = {k: settings[k] for k in ('vocab_size', 'n_layer', 'n_head', 'n_embd')}
-    config |= dict(
-        arch='gpt2',
-        block_size=settings['n_positions'],
-        mlp_width=settings.get('n_inner') or 0,
-        norm_eps=settings.get('layer_norm_epsilon', 1e-5),
-        bias=True,
-    )
+    config |= dict(arch='gpt2', block_size=settings['n_positions'], bias=True)
+    config |= dict(mlp_width=settings.get('n_inner') or 0, norm_eps=settings.get('layer_norm_epsilon', 1e-5))
     theirs = {name.removeprefix('transformer.'): w for name, w in weights.items()}
     ours = {
         'token_embedding.weight': theirs['wte.weight'],
         'position_embedding.weight': theirs['wpe.weight'],
     }
     names = {'final_norm': 'ln_f'}
-    layer = {
-        'norm1': 'ln_1',
-        'norm2': 'ln_2',
-        'attn.o_proj': 'attn.c_proj',
-        'mlp.up_proj': 'mlp.c_fc',
-        'mlp.down_proj': 'mlp.c_proj',
-    }
+    layer = {'norm1': 'ln_1', 'norm2': 'ln_2', 'attn.o_proj': 'attn.c_proj'}
+    layer |= {'mlp.up_proj': 'mlp.c_fc', 'mlp.down_proj': 'mlp.c_proj'}
     for i in range(config['n_layer']):
         names |= {f'blocks.{i}.{our}': f'h.{i}.{their}' for our, their in layer.items()}
         for part in ('weight', 'bias'):
@@ -122,23 +102,16 @@ def from_bert(settings, weights):
     """transformers' BERT config and weights -> ours. Older checkpoints say gamma and beta for a norm's weight and bias."""
     demand(settings, hidden_act='gelu', position_embedding_type='absolute')
     demand(settings, tie_word_embeddings=True, is_decoder=False)
-    config = dict(
-        arch='bert',
-        vocab_size=settings['vocab_size'],
-        block_size=settings['max_position_embeddings'],
-        n_layer=settings['num_hidden_layers'],
-        n_head=settings['num_attention_heads'],
-        n_embd=settings['hidden_size'],
-        mlp_width=settings['intermediate_size'],
-        token_types=settings['type_vocab_size'],
-        norm_eps=settings.get('layer_norm_eps', 1e-12),
-        bias=True,
+    fields = dict(
+        vocab_size='vocab_size', block_size='max_position_embeddings', token_types='type_vocab_size'
     )
-    endings = {'gamma': 'weight', 'beta': 'bias'}
+    fields |= dict(n_layer='num_hidden_layers', n_head='num_attention_heads', n_embd='hidden_size')
+    fields |= dict(mlp_width='intermediate_size')
+    config = {our: settings[their] for our, their in fields.items()}
+    config |= dict(arch='bert', norm_eps=settings.get('layer_norm_eps', 1e-12), bias=True)
     theirs = {}
     for name, w in weights.items():
-        stem, _, ending = name.removeprefix('bert.').rpartition('.')
-        theirs[f'{stem}.{endings.get(ending, ending)}'] = w
+        theirs[name.removeprefix('bert.').replace('gamma', 'weight').replace('beta', 'bias')] = w
     if 'cls.predictions.bias' not in theirs:
         raise ValueError('the weights lack the masked language modelling head of BertForMaskedLM')
     ours = {
@@ -152,16 +125,10 @@ def from_bert(settings, weights):
         'mlm_head.dense': 'cls.predictions.transform.dense',
         'mlm_head.norm': 'cls.predictions.transform.LayerNorm',
     }
-    layer = {
-        'attn.q_proj': 'attention.self.query',
-        'attn.k_proj': 'attention.self.key',
-        'attn.v_proj': 'attention.self.value',
-        'attn.o_proj': 'attention.output.dense',
-        'norm1': 'attention.output.LayerNorm',
-        'mlp.up_proj': 'intermediate.dense',
-        'mlp.down_proj': 'output.dense',
-        'norm2': 'output.LayerNorm',
-    }
+    layer = {f'attn.{name[0]}_proj': f'attention.self.{name}' for name in ('query', 'key', 'value')}
+    layer |= {'attn.o_proj': 'attention.output.dense', 'norm1': 'attention.output.LayerNorm'}
+    layer |= {'mlp.up_proj': 'intermediate.dense', 'mlp.down_proj': 'output.dense'}
+    layer |= {'norm2': 'output.LayerNorm'}
     for i in range(config['n_layer']):
         names |= {f'blocks.{i}.{our}': f'encoder.layer.{i}.{their}' for our, their in layer.items()}
     for our, their in names.items():

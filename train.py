@@ -153,7 +153,10 @@ def train(settings, log, saver, watch):
 
     # The model is built whole on the CPU, then copied to the device or sharded over many.
     compiled = compile_model(model, torch_device, layout, log)
-    mesh.place_model(model, layout, torch_device, precision)
+    if layout.is_sharded:
+        mesh.shard_model(model, layout.mesh, precision)
+    else:
+        model.to(torch_device)
     forward = mesh.wrap_ddp(compiled, layout, torch_device)  # averages gradients during the backward pass
     optimizers = make_optimizers(model, precision)
     scaler = torch.amp.GradScaler(torch_device.type, enabled=precision == torch.float16)

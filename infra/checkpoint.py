@@ -6,8 +6,8 @@
     state.json                         step, losses, settings, vocabulary
     SHA256SUMS                         of all of these, as `sha256sum -c SHA256SUMS` reads it; written last
 
-It is written under a hidden name and renamed when complete, and read only if its checksums still fit. At every instant
-an intact one is in its place, once there has been one. What it holds may come from anybody: nothing in it is run.
+Written under a hidden name and renamed when complete, read only if its checksums still fit: at every instant an intact
+one is in its place. What it holds may come from anybody: nothing in it is run.
 """
 
 import json
@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 import tokenizer
 from common import fail, reason, sha256
 from infra import mesh
-from infra.runtime import run_on_rank0, user_errors
+from infra.runtime import run_on_rank0
 from model import Transformer
 from pretrained import PRETRAINED
 
@@ -35,9 +35,8 @@ FILES = ('config.json', 'model.safetensors', 'optimizer.pt', 'state.json')  # th
 
 # What is read of state.json, and of which type; val_loss is None where it was not evaluated.
 NUMBER = (int, float, type(None))
-STATE = dict(step=int, run=str, val_loss=NUMBER, best_val_loss=NUMBER, best_step=int, rows=int)
-STATE |= dict(rows_skipped=int, settings=dict, tokenizer_hash=str, mixture=dict, data_hash=dict)
-COUNTS = [name for name, kind in STATE.items() if kind is int]
+STATE = dict(step=int, best_step=int, rows=int, rows_skipped=int, val_loss=NUMBER, best_val_loss=NUMBER)
+STATE |= dict(run=str, tokenizer_hash=str, settings=dict, mixture=dict, data_hash=dict)
 
 
 class Saver:
@@ -47,12 +46,11 @@ class Saver:
         self.log, self.executor, self.writing = log, ThreadPoolExecutor(1), None
 
     def save(self, out_dir, state, model, optimizers, scaler, vocabulary_dir, keep=1):
-        """Copy the present state and start to write it, when the write before it is done. All processes take part."""
+        """Copy weights and optimizers and start to write them, when the write before is done. All processes take part."""
         self.wait()
         copies = gather(model, optimizers, scaler)
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-            written = (dict(state), model, copies, vocabulary_dir, keep)
-            self.writing = self.executor.submit(save, out_dir, *written)
+            self.writing = self.executor.submit(save, out_dir, state, model, copies, vocabulary_dir, keep)
 
     def failed(self):
         """Whether the last write has failed, without waiting for it; says so if it succeeded."""
@@ -75,11 +73,8 @@ class Saver:
 
 def gather(model, optimizers, scaler):
     """What `save` writes, as copies on rank 0: weights, optimizers and scaler. All processes take part."""
-    weights = mesh.full_weights(model)
-    return weights, {
-        'optimizers': [mesh.full_optimizer_state(o) for o in optimizers],
-        'scaler': scaler.state_dict(),
-    }
+    states = [mesh.full_optimizer_state(optimizer) for optimizer in optimizers]
+    return mesh.full_weights(model), dict(optimizers=states, scaler=scaler.state_dict())
 
 
 def save(out_dir, state, model, gathered, vocabulary_dir, keep=1):
@@ -112,9 +107,7 @@ def save(out_dir, state, model, gathered, vocabulary_dir, keep=1):
     # a full disk is a RuntimeError to torch and a SafetensorError to safetensors
     except (OSError, RuntimeError, SafetensorError) as e:
         shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(
-            f'cannot write the checkpoint {final}: {reason(e)}; those before it are as they were'
-        ) from e
+        raise OSError(f'cannot write the checkpoint {final}: {reason(e)}; those before it are intact') from e
     return final
 
 
@@ -156,10 +149,7 @@ def list_checkpoints(out_dir, run=None):
 
     One that ends in .old is about to be replaced by another of its step.
     """
-    try:
-        found = [path for path in Path(out_dir).iterdir() if re.fullmatch(r'step-\d{8}(\.old)?', path.name)]
-    except OSError:
-        return []
+    found = [p for p in Path(out_dir).glob('step-*') if re.fullmatch(r'step-\d{8}(\.old)?', p.name)]
     found.sort(key=lambda path: (path.stem, not path.suffix))
     return [path for path in found if run is None or (readable_state(path) or {}).get('run') == run]
 
@@ -205,16 +195,13 @@ def latest(out_dir, run=None, log=warn):
 
 
 def best(out_dir):
-    """The intact checkpoint with the lowest validation loss; the newest if none was evaluated. A checkpoint is its own best.
-
-    Its optimizer.pt is not looked at, and may be deleted.
-    """
+    """The intact checkpoint with the lowest validation loss; the newest if none was evaluated. A checkpoint is its own best."""
     if Path(out_dir, 'state.json').exists():
         paths = [Path(out_dir)]
     else:  # those that cannot be read come first, and are named
         states = {path: readable_state(path) for path in reversed(list_checkpoints(out_dir))}
         paths = sorted(states, key=lambda path: loss_of(states[path]) if states[path] else -math.inf)
-    return first_intact(paths, out_dir, but=('optimizer.pt',))
+    return first_intact(paths, out_dir, but=('optimizer.pt',))  # which may be deleted
 
 
 def loss_of(state):
@@ -228,9 +215,8 @@ def readable_state(path):
     try:
         state = json.loads(Path(path, 'state.json').read_text())
         intact = all(isinstance(state[name], kind) for name, kind in STATE.items())
-        intact &= all(0 <= state[name] < 2**40 for name in COUNTS)
-        shares = state['mixture'].values()
-        intact &= all(re.fullmatch(r'\d{1,20}(/[1-9]\d{0,19})?', share) for share in shares)
+        intact &= all(0 <= state[name] < 2**40 for name, kind in STATE.items() if kind is int)
+        intact &= all(re.fullmatch(r'\d{1,20}(/[1-9]\d{0,19})?', x) for x in state['mixture'].values())
         return state if intact else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
@@ -264,12 +250,11 @@ def load_vocabulary(source):
 
 def load_model(source, **overrides):
     """`Transformer.from_pretrained`, ending the program with one line where that raises."""
-    with user_errors():
-        try:
-            return Transformer.from_pretrained(source, **overrides)
-        # a config.json may say anything
-        except (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
-            raise ValueError(f'{source} holds no model that can be made: {reason(e)[:200]}') from e
+    try:
+        return Transformer.from_pretrained(source, **overrides)
+    # a config.json may say anything
+    except (ValueError, OSError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as e:
+        fail(f'cannot load the model {source}: {" ".join(str(e).split())[:500]}')
 
 
 def load_optimizers(path, optimizers, scaler):

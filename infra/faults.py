@@ -1,5 +1,6 @@
 """Fault tolerance: signals, processes that die or hang, steps without a finite loss, restarts, and what may change in them."""
 
+import contextlib
 import math
 import os
 import re
@@ -25,15 +26,14 @@ SIGNALS = [getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if
 SPIKE = 6.0  # standard deviations above the mean of the last losses from which a loss is logged as a spike
 
 
-class Watch:
+class Watch(contextlib.AbstractContextManager):
     """Whether the run should stop: a signal to any of its processes, a failed write, or a process that is gone or hangs.
 
-    A signal ends it after the step or evaluation batch under way. Before the first step is made there is nothing to save,
-    be it compiling for minutes: then a signal ends the process at once, as a second Ctrl-C does at any time. A process
-    that has waited `timeout` seconds for another says where it stands and ends.
+    A signal ends it after the step or evaluation batch under way; before the first step is made, at once, as does a second
+    Ctrl-C at any time. A process that has waited `timeout` seconds for another says where it stands and ends.
 
-    A thread listens, which lives while the main one is deep in a compiler or waits for a process that is gone. A context
-    manager: signals are handled as before when it is left.
+    A thread listens: the main one may be deep in a compiler or wait for a process that is gone. A context manager: signals
+    are handled as before when it is left.
     """
 
     def __init__(self, timeout, saver, log):
@@ -43,9 +43,7 @@ class Watch:
         self.handlers = [signal.signal(each, lambda *_: None) for each in SIGNALS]
         self.inbox, self.outbox = socket.socketpair()
         self.outbox.setblocking(False)
-        signal.set_wakeup_fd(
-            self.outbox.fileno()
-        )  # Python's handler in C writes the numbers of signals there
+        signal.set_wakeup_fd(self.outbox.fileno())  # Python's handler in C writes the signals' numbers there
         threading.Thread(target=self.run, daemon=True).start()
 
     def stop_signal(self, step):
@@ -90,9 +88,6 @@ class Watch:
         self.log.end(line)
         os._exit(code)
 
-    def __enter__(self):
-        return self
-
     def __exit__(self, kind, error, trace):
         """That another process is gone is one line, not a traceback."""
         lost = re.search('gloo|nccl|connect|timed? ?out', str(error), re.IGNORECASE)
@@ -121,15 +116,9 @@ def requeue(log):
             log(f'the job {job} could not be requeued: {e}')
 
 
-def restarted():
-    """Whether torchrun or Slurm started this process again, after it failed or was preempted."""
-    return any(int(os.environ.get(f'{who}_RESTART_COUNT') or 0) for who in ('TORCHELASTIC', 'SLURM'))
-
-
 class Health:
-    """Bad steps, whose loss or gradient is not finite, counted on the device; and losses that stand out.
-
-    in_all, in_a_row: the bad steps so far, tensors () that nothing waits for. streak: the latter when last read.
+    """Bad steps, whose loss or gradient is not finite, and losses that stand out. in_all, in_a_row: the bad steps so far, tensors
+    () on the device that nothing waits for. streak: the latter when last read.
     """
 
     def __init__(self, device):
@@ -191,17 +180,17 @@ def rollback_target(out_dir, before, streak, state, log):
     if own and str(own[-1]) != before:
         return str(checkpoint.latest(out_dir, state['run'], log))
     again = f'once more after going back to {before}' if own else 'and there is no checkpoint to go back to'
-    fail(
-        f'step {state["step"] - 1}: no finite loss and gradient for {streak} steps in a row, {again}; '
-        'lower the learning rate, or look at the data'
-    )
+    wrong = f'step {state["step"] - 1}: no finite loss and gradient for {streak} steps in a row, {again}'
+    fail(f'{wrong}; lower the learning rate, or look at the data')
 
 
 def choose_start(init_from, out_dir, log=checkpoint.warn):
     """(the source of the model: 'scratch', a checkpoint, a name or a directory; whether the run of that checkpoint goes on)."""
     noted = Path(out_dir, 'run')  # the latest run there
-    again = restarted() and noted.exists()
-    again = again and checkpoint.list_checkpoints(out_dir, noted.read_text(errors='replace'))
+    # by torchrun or Slurm, after this process failed or was preempted
+    restarted = any(int(os.environ.get(f'{by}_RESTART_COUNT') or 0) for by in ('TORCHELASTIC', 'SLURM'))
+    run = noted.read_text(errors='replace') if restarted and noted.exists() else ''
+    again = run and checkpoint.list_checkpoints(out_dir, run)
     if init_from == 'resume' or again or (init_from == 'auto' and checkpoint.list_checkpoints(out_dir)):
         return str(checkpoint.latest(out_dir, log=log)), True
     if init_from in ('scratch', 'auto'):
@@ -219,8 +208,6 @@ def make_out_dir(out_dir, run):
         fail(f'cannot write into out_dir = {out_dir!r}: {reason(e)}')
 
 
-# Settings that make it another run, and so cannot change when it goes on; the number of rows in a step, the vocabulary and
-# the data cannot either.
 def check_resume(path, settings, fixed, meta, rows):
     """What differs between the run of a checkpoint and the command that goes on with it, in words, '' if nothing.
 
@@ -229,13 +216,11 @@ def check_resume(path, settings, fixed, meta, rows):
     saved = checkpoint.read_state(path)
     before = saved['settings']
     changed = [name for name in settings if settings[name] != before.get(name, settings[name])]
-    for name in (name for name in changed if name in fixed):
-        fail(f'{name} = {settings[name]!r} cannot change on resuming: {path} has {before[name]!r}')
+    refused = [(name, settings[name], before[name]) for name in changed if name in fixed]
     if rows != saved['rows']:
-        fail(
-            f'batch_size * gradient_accumulation_steps = {rows} cannot change on resuming, only how it is '
-            f'divided: {path} has {saved["rows"]}'
-        )
+        refused.append(('batch_size * gradient_accumulation_steps', rows, saved['rows']))
+    for name, now, then in refused:
+        fail(f'{name} = {now!r} cannot change on resuming: {path} has {then!r}')
     if files_of(meta) != files_of(saved):
         fail(f'the data cannot change on resuming: {path} was trained on other files, by their SHA-256')
     quiet = ('init_from', 'out_dir', 'dataset')

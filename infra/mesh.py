@@ -8,12 +8,11 @@ Processes stand in a mesh of ddp x fsdp x tp, those of one machine side by side:
     tp     splits the work within a block, by heads and by the width of the MLP, and the positions whose loss is computed
            (Shoeybi et al. 2019, "Megatron-LM"; torch's parallelize_module); embeddings and norms are computed by all
 
-ddp x fsdp is what PyTorch calls the data-parallel processes: each has rows of its own; the processes of a tp group have the
-same rows. A checkpoint holds full tensors, whatever the mesh.
-
-The parts of torch.distributed are imported where they are used: they take most of a second, and one process needs none.
+The ddp x fsdp data-parallel processes have rows of their own; the processes of a tp group have the same rows. A checkpoint
+holds full tensors, whatever the mesh. Parts of torch.distributed are imported where they are used: it takes most of a second.
 """
 
+import collections
 import contextlib
 import warnings
 from typing import NamedTuple
@@ -62,16 +61,8 @@ def make_layout(device, world_size, fsdp, tp):
     return Layout(mesh, dp.get_local_rank(), dp.size(), dp.get_group(), fsdp, tp)
 
 
-def place_model(model, layout, device, precision):
-    """Leave each process its part of a model that all have built alike, on the device, in place. See `shard_model`."""
-    if layout.is_sharded:
-        shard_model(model, layout.mesh, precision)
-    else:
-        model.to(device)
-
-
 def shard_model(model, mesh, precision):
-    """Shard a model over a mesh (ddp, fsdp, tp), a block at a time: its device never holds more than one whole block.
+    """Shard a model that all have built alike over a mesh (ddp, fsdp, tp), in place; its device holds one whole block at most.
 
     Weights stay in fp32. Those of the blocks' layers are gathered in `precision`, in which they are multiplied; norms,
     embeddings and head in fp32, as under autocast. Ends the program if tp does not divide the model.
@@ -99,26 +90,18 @@ def shard_model(model, mesh, precision):
 
 def apply_tp(block, tp):
     """Tensor parallelism: each process has some heads and some of the MLP's width; what they give is summed up."""
-    from torch.distributed.tensor import Replicate
-    from torch.distributed.tensor.parallel import (
-        ColwiseParallel,
-        PrepareModuleInput,
-        RowwiseParallel,
-        parallelize_module,
-    )
+    from torch.distributed.tensor import Replicate, parallel
 
-    same, others = (Replicate(),), (None,) * 4
-    # one DTensor for all matrices that read it: its gradient is summed over the processes once, not once a matrix
-    plan = {
-        'attn': PrepareModuleInput(input_layouts=same + others, desired_input_layouts=same + others),
-        'mlp': PrepareModuleInput(input_layouts=same, desired_input_layouts=same),
-    }
-    plan |= {f'attn.{name}_proj': ColwiseParallel() for name in 'qkv'}
-    plan |= {f'mlp.{name}_proj': ColwiseParallel() for name in ('gate', 'up')}
-    plan |= {'attn.o_proj': RowwiseParallel(), 'mlp.down_proj': RowwiseParallel()}
-    if block.mlp.gate_proj is None:
-        del plan['mlp.gate_proj']
-    parallelize_module(block, tp, plan, src_data_rank=None)  # nothing is sent: all have the weights
+    plan = {}
+    for name, arguments in (('attn', 5), ('mlp', 1)):
+        # one DTensor for all matrices that read it: its gradient is summed over the processes once, not once a matrix
+        inputs = (Replicate(),) + (None,) * (arguments - 1)
+        plan[name] = parallel.PrepareModuleInput(input_layouts=inputs, desired_input_layouts=inputs)
+    columns = ['attn.q_proj', 'attn.k_proj', 'attn.v_proj', 'mlp.up_proj']
+    columns += ['mlp.gate_proj'] * (block.mlp.gate_proj is not None)
+    plan |= {name: parallel.ColwiseParallel() for name in columns}
+    plan |= {name: parallel.RowwiseParallel() for name in ('attn.o_proj', 'mlp.down_proj')}
+    parallel.parallelize_module(block, tp, plan, src_data_rank=None)  # nothing is sent: all have the weights
 
 
 def split_positions(summed_loss, tp):
@@ -170,9 +153,9 @@ def clip_grad_norm_(parameters, max_norm):
     parameters = list(parameters)
     if not hasattr(parameters[0], 'device_mesh'):
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-    alike = {}
+    alike = collections.defaultdict(list)
     for p in parameters:
-        alike.setdefault((p.device_mesh, p.placements), []).append(p.grad.to_local())
+        alike[p.device_mesh, p.placements].append(p.grad.to_local())
     squares = []
     for (mesh, placements), grads in alike.items():
         squares.append(torch.nn.utils.get_total_norm(grads) ** 2)
@@ -224,20 +207,19 @@ def load_weights(model, weights):
 def full_optimizer_state(optimizer):
     """The state_dict with full tensors, on the CPU of rank 0. All processes take part."""
     packed = optimizer.state_dict()
-    states = {
-        i: {name: copy_on_rank0(full_tensor(t)) for name, t in state.items()}
-        for i, state in packed['state'].items()
-    }
+    states = {}
+    for i, state in packed['state'].items():
+        states[i] = {name: copy_on_rank0(full_tensor(t)) for name, t in state.items()}
     return packed | dict(state=states)
 
 
 def sharded_optimizer_state(packed, optimizer):
     """What `load_state_dict` takes, from a state_dict with full tensors, as copies."""
     params = dict(enumerate(p for group in optimizer.param_groups for p in group['params']))
-    states = {
-        i: {name: (local_shard(t, params.get(i)) if t.dim() else t).clone() for name, t in state.items()}
-        for i, state in packed['state'].items()
-    }
+    states = {}
+    for i, state in packed['state'].items():
+        p = params.get(i)
+        states[i] = {k: (local_shard(t, p) if t.dim() else t).clone() for k, t in state.items()}
     return packed | dict(state=states)
 
 

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from common import UserError, reason
 
+CLOCK = '%Y-%m-%d %H:%M:%S'
 
-class Log:
+
+class Log(contextlib.AbstractContextManager):
     """log('a line') prints it, on rank 0, and appends it to OUT_DIR/log.txt; the last line there says how the run ended.
 
-    Lines are kept until `open` names the directory: what ends before that writes nothing. Every process has a Log, as
-    any may be the one to say how it ended: of several that do, the first is right, the others follow from it. As a
-    context manager it logs the exception that ends the run, with its traceback unless it is a user's mistake.
+    Lines are kept until `open` names the directory: what ends before that writes nothing. Every process has a Log: the first
+    to say how the run ended is right. A context manager: it logs the exception that ends the run, with its traceback unless
+    it is a user's mistake.
     """
 
     def __init__(self):
@@ -34,7 +36,7 @@ class Log:
         """Write to a directory's log.txt from now on, after what is there."""
         self.path, kept = Path(out_dir, 'log.txt'), self.kept
         if self.active:
-            self.append('\n'.join([f'started {now()}: {" ".join(sys.argv)}', *kept]))
+            self.append('\n'.join([f'started {time.strftime(CLOCK)}: {" ".join(sys.argv)}', *kept]))
 
     def append(self, text):
         if not self.path:
@@ -46,14 +48,9 @@ class Log:
     def end(self, how, details=''):
         """Write the last line, if none of the processes has written it yet; above it what explains it."""
         with contextlib.suppress(OSError):
-            last = (
-                self.path.read_text(errors='replace').rstrip().rpartition('\n')[2] if self.path else 'ended '
-            )
-            if not last.startswith('ended '):
-                self.append(f'{details}ended {now()}: {" ".join(how.split())}')
-
-    def __enter__(self):
-        return self
+            text = self.path.read_text(errors='replace') if self.path else 'ended '
+            if not text.rstrip().rpartition('\n')[2].startswith('ended '):
+                self.append(f'{details}ended {time.strftime(CLOCK)}: {" ".join(how.split())}')
 
     def __exit__(self, kind, error, trace):
         if isinstance(error, UserError):
@@ -72,10 +69,6 @@ class Log:
             if what not in self.failed:
                 self(f'{what}: {type(e).__name__}: {reason(e)}; going on without it')
             self.failed.add(what)
-
-
-def now():
-    return time.strftime('%Y-%m-%d %H:%M:%S')
 
 
 class Speed:
@@ -104,10 +97,8 @@ class Monitor:
             with log.optional('wandb'):
                 import wandb
 
-                names = dict(
-                    project=settings['wandb_project'], name=settings['wandb_run_name'] or settings['out_dir']
-                )
-                self.wandb = wandb.init(**names, config=settings)
+                name = settings['wandb_run_name'] or settings['out_dir']
+                self.wandb = wandb.init(project=settings['wandb_project'], name=name, config=settings)
 
     def begin_at(self, step):
         """Drop the records of this step and those after it: they are made again."""

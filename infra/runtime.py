@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from common import fail
 
@@ -20,23 +21,10 @@ MAC = sys.platform == 'darwin'
 
 # Dense bf16 (fp16 where there is no bf16) tensor-core peaks in FLOP/s, from the makers' data sheets; the first
 # name that occurs in the device's name counts.
-GPU_PEAKS = {
-    'GB200': 2500e12,
-    'B200': 2250e12,
-    'GH200': 989e12,
-    'H200': 989e12,
-    'H100 PCIe': 756e12,
-    'H100 NVL': 835e12,
-    'H100': 989e12,
-    'A100': 312e12,
-    'L40S': 362e12,
-    'L4': 121e12,
-    'A10G': 70e12,
-    'A10': 125e12,
-    'RTX 5090': 209e12,
-    'RTX 4090': 165e12,
-    'RTX 3090': 71e12,
-}
+GPU_PEAKS = {'GB200': 2500e12, 'B200': 2250e12, 'GH200': 989e12, 'H200': 989e12}
+GPU_PEAKS |= {'H100 PCIe': 756e12, 'H100 NVL': 835e12, 'H100': 989e12, 'A100': 312e12}
+GPU_PEAKS |= {'L40S': 362e12, 'L4': 121e12, 'A10G': 70e12, 'A10': 125e12}
+GPU_PEAKS |= {'RTX 5090': 209e12, 'RTX 4090': 165e12, 'RTX 3090': 71e12}
 
 
 @contextlib.contextmanager
@@ -51,8 +39,8 @@ def user_errors():
 def choose_device(device):
     """'auto' or torch's name of a device -> torch.device. Under torchrun a CUDA process gets the GPU of its local rank."""
     if device == 'auto':
-        found = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
-        device = next(name for name, is_there in found.items() if is_there)
+        mps_or_cpu = 'mps' if torch.backends.mps.is_available() else 'cpu'
+        device = 'cuda' if torch.cuda.is_available() else mps_or_cpu
     try:
         chosen = torch.device(device)
     except RuntimeError:
@@ -78,16 +66,13 @@ def choose_dtype(dtype, device):
     if dtype == 'auto':
         if device.type == 'cuda':
             return types['bfloat16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'float16']
-        return types['bfloat16' if device.type == 'cpu' and cpu_has_bf16() else 'float32']
+        # AVX512-BF16, AMX, Armv8.6: other CPUs emulate bf16, slowly
+        cpuinfo = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
+        is_fast = device.type == 'cpu' and re.search(r'\b(avx512_bf16|amx_bf16|bf16)\b', cpuinfo)
+        return types['bfloat16' if is_fast else 'float32']
     if dtype not in types:
         fail(f'dtype = {dtype!r} is none of auto, {", ".join(types)}')
     return types[dtype]
-
-
-def cpu_has_bf16():
-    """Whether the CPU multiplies bf16 in hardware (AVX512-BF16, AMX, Armv8.6); others emulate it, slowly."""
-    cpuinfo = Path('/proc/cpuinfo')
-    return cpuinfo.exists() and bool(re.search(r'\b(avx512_bf16|amx_bf16|bf16)\b', cpuinfo.read_text()))
 
 
 def autocast(device, dtype):
@@ -119,20 +104,18 @@ def init_distributed(backend, device, timeout):
     # gloo beside nccl, for the few numbers that live on the host
     backends = 'cpu:gloo,cuda:nccl' if backend == 'nccl' else backend
     timeout = timedelta(seconds=timeout + 10)
-    store, rank, world_size = next(torch.distributed.rendezvous('env://', timeout=timeout))
+    store, rank, world_size = next(dist.rendezvous('env://', timeout=timeout))
     store = store_of_this_start(store, rank, world_size, timeout)
-    torch.distributed.init_process_group(
-        backends, store=store, rank=rank, world_size=world_size, timeout=timeout
-    )
+    dist.init_process_group(backends, store=store, rank=rank, world_size=world_size, timeout=timeout)
     return rank, world_size
 
 
 def store_of_this_start(store, rank, world_size, timeout):
     """The part of torch.distributed's key-value store that belongs to this start of the processes.
 
-    torchrun keeps one store over restarts, where they may find the addresses of dead processes (pytorch issue 135712). So
-    rank 0 counts the starts and answers each other rank under the number of this one, repeating the random call that it
-    finds there: an answer with its own call is not of an earlier start. Raises RuntimeError after timeout, a timedelta.
+    torchrun keeps one store over restarts, with the addresses of dead processes (pytorch issue 135712). So rank 0 counts the
+    starts and answers each other rank under the number of this one with the random call that it finds there: an answer with
+    its own call is not of an earlier start. Raises RuntimeError after timeout, a timedelta.
     """
     if rank == 0:
         start = store.add('start', 1)
@@ -148,21 +131,21 @@ def store_of_this_start(store, rank, world_size, timeout):
             time.sleep(0.05)
             answer = f'{start}/answer/{rank}'
             answered = store.check([answer]) and store.get(answer) == call
-    return torch.distributed.PrefixStore(str(start), store)
+    return dist.PrefixStore(str(start), store)
 
 
 def all_reduce_sum(tensor, group=None):
     """Add up a tensor over the processes, or a group of them, in place, and return it."""
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(tensor, group=group)
+    if dist.is_initialized():
+        dist.all_reduce(tensor, group=group)
     return tensor
 
 
 def all_reduce_max(number):
     """The highest that any process gives, an int."""
     tensor = torch.tensor(number)
-    if torch.distributed.is_initialized():
-        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    if dist.is_initialized():
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
 
 
@@ -171,15 +154,15 @@ def run_on_rank0(function, *args):
 
     Where it ends the program, with a line that says why, the others end as well.
     """
-    if not torch.distributed.is_initialized():
+    if not dist.is_initialized():
         return function(*args)
     result, ending = [None, False], SystemExit(2)
-    if torch.distributed.get_rank() == 0:
+    if dist.get_rank() == 0:
         try:
             result = [function(*args), True]
         except SystemExit as e:
             ending = e
-    torch.distributed.broadcast_object_list(result, device=torch.device('cpu'))
+    dist.broadcast_object_list(result, device=torch.device('cpu'))
     if not result[1]:
         raise ending
     return result[0]

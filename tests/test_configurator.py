@@ -313,11 +313,11 @@ def test_each_setting_stands_on_one_line_and_its_default_within_its_range(path):
         assert node.lineno == node.end_lineno
     for line in configurator.settings_block(ROOT / path).splitlines():
         assert not line or line.startswith('#') or re.match(r'\w+(: \w+)? = ', line), line
-    for name, setting in configurator.read_block(ROOT / path).items():
-        value = eval(compile(ast.Expression(setting.value), path, 'eval'))
-        assert not configurator.out_of_range(name, value, setting.range)
+    for name, (expression, interval) in configurator.read_block(ROOT / path).items():
+        value = eval(compile(ast.Expression(expression), path, 'eval'))
+        assert not configurator.out_of_range(name, value, interval)
         if path in ('train.py', 'eval.py', 'sample.py') and type(value) in (int, float):
-            assert setting.range[0] != '[-inf, inf]', f'{name} has no range'
+            assert interval[0] != '[-inf, inf]', f'{name} has no range'
 
 
 # --- config files ---------------------------------------------------------------

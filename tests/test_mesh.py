@@ -118,7 +118,7 @@ def test_a_model_that_cannot_be_dealt_out_ends_in_one_line(capsys, precision, wo
         layout = mesh.make_layout(torch.device('cpu'), 3, 3 // tp, tp)
         model = Transformer(Config(vocab_size=60, block_size=16, n_layer=1, n_head=2, n_embd=16))
         with ends_in_one_line(capsys, *words):
-            mesh.place_model(model, layout, torch.device('cpu'), precision)
+            mesh.shard_model(model, layout.mesh, precision)
     finally:
         torch.distributed.destroy_process_group()
 
