@@ -41,8 +41,10 @@ def answer_help(script, argv=None, others=()):
     """
     argv = sys.argv[1:] if argv is None else argv
     if '--help' in argv or '-h' in argv:
-        files = [script['__file__'], *(Path(script['__file__']).parent / other for other in others)]
-        print(script['__doc__'].strip(), *map(settings_block, files), sep='\n\n')
+        path = Path(script['__file__'])
+        print(script['__doc__'].strip(), settings_block(path), sep='\n\n')
+        for other in others:
+            print(f'\n# --- {Path(other).name}', settings_block(path.parent / other), sep='\n')
         raise SystemExit(0)
 
 

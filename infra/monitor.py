@@ -29,7 +29,8 @@ class Log(contextlib.AbstractContextManager):
 
     def __call__(self, line):
         if self.active:
-            print(line, flush=True)
+            with contextlib.suppress(BrokenPipeError):  # who reads it has left, as `head` does
+                print(line, flush=True)
             self.append(line)
 
     def open(self, out_dir):
