@@ -9,9 +9,8 @@
     python prepare.py mix --sources='wikipedia:0.3,fineweb-edu:0.7'
     torchrun --nproc_per_node=4 prepare.py fineweb-edu               # or srun: ranks share the work through the disk
 
-Any process of any machine may make the shard of a unit of work (a file, a part of one, or some small ones); one process
-then compares the signatures of all documents, assigns them to splits, and writes tokens. A run that was stopped goes on
-with the shards that are missing. docs/data.md tells more.
+Any process of any machine makes shards of units of work; then one process assigns all documents to splits and writes
+their tokens. A run that was stopped goes on with the shards that are missing. docs/data.md tells more.
 """
 
 import contextlib

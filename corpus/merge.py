@@ -1,7 +1,4 @@
-"""Merge: all shards -> the files of a data set. Which documents are kept, which are for validation, and their tokens.
-
-`assign_splits` compares the signatures of all documents, one column of them at a time; `write_splits` copies tokens.
-"""
+"""Merge: all shards -> the files of a data set. Which documents are kept, which are for validation, and their tokens."""
 
 import itertools
 

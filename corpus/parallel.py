@@ -10,7 +10,6 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from multiprocessing import active_children, get_context, parent_process
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -62,12 +61,8 @@ def run_processes(units, numbers, job, num_proc):
     # spawned, not forked: a fork of a process with threads can hang
     pool = ProcessPoolExecutor(max(1, min(num_proc, len(numbers))), get_context('spawn'), start_worker)
     try:
-        waiting, running = iter(numbers), set()
-        while True:
-            more = islice(waiting, 2 * num_proc - len(running))
-            running |= {pool.submit(shard.make, n, units[n], job) for n in more}
-            if not running:
-                return
+        running = {pool.submit(shard.make, n, units[n], job) for n in numbers}
+        while running:
             finished, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
             for future in finished:
                 future.result()

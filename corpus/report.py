@@ -15,7 +15,6 @@ def collect(name, shards, copies, meta, vocabulary, seconds):
     copies: as of merge.assign_splits; seconds: of the whole run.
     """
     stats = shard.new_stats() | dict(name=name, source=meta['source'], settings=meta['settings'])
-    del stats['clock']
     for each in map(shard.read_report, shards):
         for rule, dropped in each.pop('dropped').items():
             shard.add_dropped(stats, rule, dropped)

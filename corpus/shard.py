@@ -90,14 +90,13 @@ def append(path, array):
 
 
 def new_stats():
-    """What report.json tells of one shard or of all, and `clock`, when the current stage began."""
+    """What report.json tells of one shard or of all."""
     counts = dict.fromkeys(('documents', 'bytes', 'input_bytes', 'unknown', 'damaged_rows'), 0)
-    details = dict(changed=Counter(), dropped={}, damaged=[], contaminated=[], seconds=Counter())
-    return counts | details | dict(clock=time.perf_counter())
+    return counts | dict(changed=Counter(), dropped={}, damaged=[], contaminated=[], seconds=Counter())
 
 
 def lap(stats, stage):
-    """Add the time since the last call to a stage."""
+    """Add the time since stats['clock'], when the stage before ended, to the seconds of a stage."""
     now = time.perf_counter()
     stats['seconds'][stage] += now - stats['clock']
     stats['clock'] = now
