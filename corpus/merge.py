@@ -60,9 +60,13 @@ def split_by_position(shards, kept, job):
 def cut_document(ids, size, fraction, vocabulary):
     """Cut a document between two tokens -> ((ids, bytes) of its first part, of its last part).
 
-    fraction: of its tokens, in the first part; with a vocabulary of characters that is where nanoGPT cuts Shakespeare.
+    fraction: of its characters, in the first part, as nanoGPT cuts Shakespeare: exact to a token. With a vocabulary that does
+    not give text back exactly, it is the fraction of the decoded text.
     """
-    text, cut = vocabulary.decode(ids), round(fraction * len(ids))
+    text = vocabulary.decode(ids)
+    cut = round(fraction * len(text))
+    first, last = map(len, vocabulary.encode_batch([text[:cut], text[cut:]]))
+    cut = len(ids) * first // max(first + last, 1)
     while (first_text := vocabulary.decode(ids[:cut])).endswith('\ufffd') and cut < len(ids):
         cut += 1  # not between the bytes of a character
     first_size = size * len(first_text.encode()) // max(len(text.encode()), 1)

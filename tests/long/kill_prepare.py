@@ -77,7 +77,7 @@ def state(directory):
     stages = {
         'while publishing': (directory / 'train.bin').exists(),
         'while writing the splits': (work / 'result').exists(),
-        'while making shards': (work / 'vocabulary').exists(),
+        'while making shards': (work / 'shared').exists(),
         'while learning the vocabulary': (work / 'plan.json').exists(),
     }
     return next((stage for stage, reached in stages.items() if reached), 'while starting'), shards
