@@ -72,7 +72,8 @@ def main():
     }
     model.eval().to(torch_device)
     for name, splits in data.items():
-        results = dict(model=str(path or init_from), dataset=name, block_size=T, stride=apart)
+        results = dict(model=str(path or init_from), dataset=name, block_size=T)
+        results['stride'] = apart if objective.cut == 'windows' else 0  # 0: documents, packed into rows
         results |= evaluate(model, objective, splits, read_meta(name), apart, torch_device, precision)
         if train_tokens:
             results['gap'] = results['val']['loss'] - results['train']['loss']
@@ -156,8 +157,9 @@ def commonest_token_rate(splits, meta):
 
 
 def table(results, metrics):
-    windows = f'windows of {results["block_size"]} tokens, {results["stride"]} apart'
-    lines = [f'{results["model"]} on data/{results["dataset"]}, {windows}']
+    rows = f'windows of {results["block_size"]} tokens, {results["stride"]} apart'
+    rows = rows if results['stride'] else f'documents packed into rows of {results["block_size"]} tokens'
+    lines = [f'{results["model"]} on data/{results["dataset"]}, {rows}']
     forms = dict(tokens=',', loss='.4f', perplexity='.2f', bits_per_byte='.4f', accuracy='.2%')
     columns = ['tokens', *metrics]
     lines.append(f'{"":8}' + ''.join(f'{name.replace("_", " "):>15}' for name in columns))
