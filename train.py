@@ -96,8 +96,6 @@ hang_timeout = 600  # seconds that a process waits for the others before it ends
 requeue = False  # on SIGUSR1, as of Slurm's --signal=USR1@120: put the job back into its queue
 # -----------------------------------------------------------------------------
 
-SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
-
 
 def load_settings(argv=None):
     """All settings as a dict, from a command line; those of the model are None unless given."""
@@ -169,8 +167,7 @@ def train(settings, log, saver, watch):
     speed, health = Speed(rows * block_size), faults.Health(torch_device)
     facts = {name: meta[name] for name in ('tokenizer_hash', 'mixture', 'data_hash')}  # for checkpoints
     facts |= dict(rows=rows, settings=settings)
-    make = functools.partial(step_batches, batches, run)
-    prefetch = Prefetch(make, state['step'] + state['rows_skipped'])
+    prefetch = Prefetch(functools.partial(step_batches, batches, run), state['step'] + state['rows_skipped'])
     began, saved_step, rolled_back_to = time.time(), state['step'], None
     gc.collect()
     gc.freeze()
@@ -244,9 +241,7 @@ def train(settings, log, saver, watch):
                 saver.wait()
                 begun = (state, model, optimizers, scaler, log)
                 rolled_back_to = faults.rollback(out_dir, rolled_back_to, health, *begun)
-                log(
-                    f'{health.streak} bad steps in a row: back to {rolled_back_to}, on with the rows after them'
-                )
+                log(f'{health.streak} bad steps in a row: back to {rolled_back_to}, on with the rows after')
                 monitor.begin_at(state['step'])
                 prefetch.seek(state['step'] + state['rows_skipped'])
                 speed.reset()
@@ -270,9 +265,9 @@ FIXED = ('seed', 'objective', 'optimizer', 'arch', *own_settings(vars(objectives
 
 def check_settings():
     """Refuse what cannot be, in one line; ranges of numbers have been checked."""
-    for setting, known in dict(
-        objective=OBJECTIVES, arch=ARCHITECTURES, optimizer=('adamw', 'muon'), schedule=SCHEDULES
-    ).items():
+    choices = dict(objective=OBJECTIVES, arch=ARCHITECTURES, optimizer=('adamw', 'muon'))
+    choices |= dict(schedule=('cosine', 'linear', 'constant', 'wsd'))
+    for setting, known in choices.items():
         if globals()[setting] not in known:
             fail(f'{setting} = {globals()[setting]!r} is none of {", ".join(known)}')
     if decay_lr and schedule != 'constant' and 0 < lr_decay_iters < warmup_iters:
@@ -287,18 +282,23 @@ def plan_run(settings, start, resuming, torch_device, precision, layout, log):
     # nor memory: the meta device
     with torch.device('meta') if estimate and start == 'scratch' else nullcontext():
         model, state = build_model(start, resuming, settings, meta, log)
-    shape = (batch_size, gradient_accumulation_steps, max_iters)
+    sizes = (batch_size, gradient_accumulation_steps, max_iters)
     machine = (torch_device, precision, layout, compile, make_optimizers)
-    run = fit_batch(Run(model, OBJECTIVES[objective], meta, *shape, *machine))
+    run = Run(model, OBJECTIVES[objective], meta, *sizes, *machine)
+    if run.micro_batches % layout.dp_size:
+        fail(f'{gradient_accumulation_steps = } is not divisible by {layout.dp_size} processes')
+    with runtime.user_errors():
+        run.batch(1)  # an objective may refuse the shape of its rows
+    if batch_size == 'auto':  # the rows of a step, in as few micro-batches as memory allows
+        rows = runtime.run_on_rank0(rows_that_fit, run)
+        run = run._replace(rows=rows, micro_batches=run.micro_batches // rows)
     settings |= asdict(model.config)
     settings |= dict(batch_size=run.rows, gradient_accumulation_steps=run.micro_batches)
     return run, state
 
 
 def build_model(start, resuming, settings, meta, log):
-    """(model, where the run stands): the step, the best validation loss so far and its step, an id of the run, and how many
-    steps of rows were passed over.
-    """
+    """(model, where the run stands); its rows_skipped are steps whose rows a rollback passed over."""
     given = {name: settings[name] for name in asdict(Config()) if name in settings}  # None: not given
     state = dict(step=0, best_val_loss=None, best_step=0, run=os.urandom(4).hex(), rows_skipped=0)
     if start == 'scratch':
@@ -344,19 +344,6 @@ def check_vocabulary(start, model, meta):
             f'{init_from} has a vocabulary of its own ({model.config.vocab_size:,} tokens), data/{dataset} another '
             f'({meta["vocab_size"]:,}); prepare the data with the --tokenizer of the model'
         )
-
-
-def fit_batch(run):
-    """The run with what batch_size = 'auto' means: the rows of a step, in as few micro-batches as memory allows."""
-    if run.micro_batches % run.layout.dp_size:
-        processes = f'{run.layout.dp_size} processes'
-        fail(f'gradient_accumulation_steps = {run.micro_batches} is not divisible by {processes}')
-    with runtime.user_errors():
-        run.batch(1)  # an objective may refuse the shape of its rows
-    if run.rows != 'auto':
-        return run
-    rows = runtime.run_on_rank0(rows_that_fit, run)
-    return run._replace(rows=rows, micro_batches=run.micro_batches // rows)
 
 
 def make_optimizers(model, precision):
@@ -445,7 +432,9 @@ def evaluate(model, evaluation, run, state, watch, monitor, log):
     """The validation loss, which is logged, and noted in state where it is the best so far; None if a signal interrupts it."""
     gc.collect()
     step = state['step']
+    model.eval()
     losses = estimate_losses(model, evaluation, run, lambda: watch.stop_signal(step))
+    model.train()
     if not losses:
         return None
     log(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')
@@ -463,13 +452,11 @@ def estimate_losses(model, evaluation, run, stop):
     stop: what all of them ask before each batch; where it is true, they return None.
     """
     losses, layout = {}, run.layout
-    model.eval()
     for split, batches in evaluation.items():
         count = min(eval_iters, max(1, int(batches.rows.rows_per_epoch / batches.size)))
         total = torch.zeros(2, device=run.device)  # sum of the losses, number of what is counted
         for number in range(layout.dp_rank, count + layout.dp_rank, layout.dp_size):
             if stop():
-                model.train()
                 return None
             # where there are too few the last is taken again, for nothing: all processes must go through a sharded model
             counts = number < count
@@ -479,7 +466,6 @@ def estimate_losses(model, evaluation, run, stop):
             total[1] += counts * run.objective.count(batch)
         loss, counted = runtime.all_reduce_sum(total, layout.dp_group).tolist()
         losses[split] = loss / counted
-    model.train()
     return losses
 
 
