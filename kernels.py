@@ -64,10 +64,8 @@ def plain_attention(q, k, v, mask, dropout=0.0):
     """Attention as two matrix products. Holds all scores, (B, nh, T, S), in memory."""
     k, v = repeat_heads(q, k, v)
     scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3).contiguous()  # (B, nh, T, S)
-    return (
-        F.dropout(add_mask(scores, mask).softmax(-1, dtype=torch.float32).to(q.dtype), dropout)
-        @ v.contiguous()
-    )
+    scores = add_mask(scores, mask)
+    return F.dropout(scores.softmax(-1, dtype=torch.float32).to(q.dtype), dropout) @ v.contiguous()
 
 
 def single_query_attention(q, k, v, mask):

@@ -410,9 +410,7 @@ class Transformer(nn.Module):
         except TypeError as e:
             raise ValueError(f'the config.json of {source} does not describe a model: {e}') from None
         if block_size > config.block_size:
-            raise ValueError(
-                f'block_size = {block_size} exceeds the positions of {source}, {config.block_size}'
-            )
+            raise ValueError(f'block_size = {block_size} exceeds the {config.block_size} of {source}')
         if block_size:
             config.block_size = block_size
             if not config.rope_theta:

@@ -113,9 +113,8 @@ class Batches:
     def __init__(self, objective, dataset, split, size, seed, meta, config, training=True):
         self.objective, self.dataset, self.size, self.seed = objective, dataset, size, seed
         self.meta, self.config, self.training = meta, config, training
-        row_tokens = config.block_size + objective.more_tokens
-        cut = (objective.cut, objective.columns, seed)
-        self.rows = Mixture(dataset, split, config.block_size, row_tokens, *cut)
+        T, cut, columns = config.block_size, objective.cut, objective.columns
+        self.rows = Mixture(dataset, split, T, T + objective.more_tokens, cut, columns, seed)
 
     def __getitem__(self, number):
         numbers = range(number * self.size, (number + 1) * self.size)
@@ -123,7 +122,7 @@ class Batches:
         batch = self.objective.make_batch(self.rows.read(numbers, self.seed), context)
         highest = max(int(batch[name].max()) for name in ('inputs', 'targets'))
         if highest >= (size := self.meta['vocab_size']):
-            raise DataError(f'data/{self.dataset} holds the id {highest}, of {size}; make it again')
+            raise DataError(f'data/{self.dataset}: id {highest}, but a vocabulary of {size}; make it again')
         return batch
 
 

@@ -141,10 +141,9 @@ def train(settings, log, saver, watch):
     if verify_data:
         runtime.run_on_rank0(verify, dataset)
     batches = Batches(goal, dataset, 'train', run.rows, seed, meta, model.config)
-    evaluation = {
-        split: Batches(goal, dataset, split, run.rows, 0, meta, model.config, training=False)
-        for split in ('train', 'val')
-    }
+    evaluation = {}  # always the same rows, whatever the seed
+    for split in ('train', 'val'):
+        evaluation[split] = Batches(goal, dataset, split, run.rows, 0, meta, model.config, training=False)
     rows = run.rows * run.micro_batches  # of a step: which ones depends on this number alone
     if resuming:
         log(f'going on from {start}{faults.check_resume(start, settings, FIXED, meta, rows)}')
@@ -428,35 +427,21 @@ def momentum(step):
     return 0.95 - 0.1 * max(0, 1 - step / max(momentum_warmup_iters, 1))
 
 
-def evaluate(model, evaluation, run, state, watch, monitor, log):
-    """The validation loss, which is logged, and noted in state where it is the best so far; None if a signal interrupts it."""
-    gc.collect()
-    step = state['step']
-    model.eval()
-    losses = estimate_losses(model, evaluation, run, lambda: watch.stop_signal(step))
-    model.train()
-    if not losses:
-        return None
-    log(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')
-    monitor.write(step=step, train_loss=losses['train'], val_loss=losses['val'])
-    monitor.plot()
-    if math.isfinite(losses['val']) and losses['val'] < (state['best_val_loss'] or math.inf):
-        state |= dict(best_val_loss=losses['val'], best_step=step)
-    return losses['val']
-
-
 @torch.no_grad()
-def estimate_losses(model, evaluation, run, stop):
-    """The mean loss on the same eval_iters batches of each split every time, divided among the processes.
+def evaluate(model, evaluation, run, state, watch, monitor, log):
+    """Log the mean losses on the same eval_iters batches of each split every time, divided among the processes.
 
-    stop: what all of them ask before each batch; where it is true, they return None.
+    Returns the validation loss, noted in state where it is the best so far; None if a signal interrupts it.
     """
-    losses, layout = {}, run.layout
+    gc.collect()
+    step, layout, losses = state['step'], run.layout, {}
+    model.eval()
     for split, batches in evaluation.items():
         count = min(eval_iters, max(1, int(batches.rows.rows_per_epoch / batches.size)))
         total = torch.zeros(2, device=run.device)  # sum of the losses, number of what is counted
         for number in range(layout.dp_rank, count + layout.dp_rank, layout.dp_size):
-            if stop():
+            if watch.stop_signal(step):  # the same in all processes
+                model.train()
                 return None
             # where there are too few the last is taken again, for nothing: all processes must go through a sharded model
             counts = number < count
@@ -466,7 +451,13 @@ def estimate_losses(model, evaluation, run, stop):
             total[1] += counts * run.objective.count(batch)
         loss, counted = runtime.all_reduce_sum(total, layout.dp_group).tolist()
         losses[split] = loss / counted
-    return losses
+    model.train()
+    log(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')
+    monitor.write(step=step, train_loss=losses['train'], val_loss=losses['val'])
+    monitor.plot()
+    if math.isfinite(losses['val']) and losses['val'] < (state['best_val_loss'] or math.inf):
+        state |= dict(best_val_loss=losses['val'], best_step=step)
+    return losses['val']
 
 
 def log_line(record, tokens_per_step):

@@ -60,23 +60,15 @@ BABY_GPT = dict(  # our recipe at the size of its GPU command, in a fifth of its
 SAMPLING = dict(temperature=0.8, top_k=200)
 
 
-def main():
-    global torch_device
-    parts = dict(
-        loss=bench_loss, train=bench_training, bert=bench_bert, memory=bench_memory,
-        generate=bench_generation, batch=bench_batch,
-    )  # fmt: skip
-    torch_device = runtime.choose_device(device)
-    run_parts(what, parts, nanogpt)
-
-
 def train_barelm(work, *words, **flags):
     flags = dict(device=torch_device.type, out_dir='out') | flags
     return run_script(work, ROOT / 'train.py', *words, **flags)
 
 
 def train_nanogpt(work, *words, dataset, **flags):
-    """In its own directory, where it looks for its config files."""
+    """In its own directory, where it looks for its config files; beside the tokens it looks for meta.pkl."""
+    meta = json.loads((work / 'data' / dataset / 'meta.json').read_text())
+    (work / 'data' / dataset / 'meta.pkl').write_bytes(pickle.dumps(dict(vocab_size=meta['vocab_size'])))
     flags = dict(device=torch_device.type) | flags
     flags |= dict(dataset=work / 'data' / dataset, out_dir=work / 'out-nanogpt')
     return run_script(nanogpt, Path(nanogpt, 'train.py').resolve(), *words, **flags)
@@ -109,8 +101,6 @@ def bench_loss(work):
     window, theirs, ours = (64, NANOGPT_CPU, {}) if small else (256, {}, BABY_GPT)
     made = dict(tokenizer='char', val_fraction=0.1, clean='none')
     run_script(work, ROOT / 'prepare.py', name, files=Path(shakespeare).resolve(), **made)
-    vocab_size = json.loads((work / 'data' / name / 'meta.json').read_text())['vocab_size']
-    (work / 'data' / name / 'meta.pkl').write_bytes(pickle.dumps(dict(vocab_size=vocab_size)))  # for nanoGPT
     config = ROOT / 'config' / 'modern_tiny_cpu.py'
     sides = {'barelm': lambda: train_barelm(work, config, **ours).seconds}
     if nanogpt:
@@ -150,14 +140,12 @@ def bench_training(work):
     }
     sides = {name: functools.partial(barelm_rate, work, name, **flags) for name, flags in settings.items()}
     if nanogpt:
-        compile = torch_device.type != 'cpu'  # as its README says
-        name = 'nanoGPT, as shipped' if compile else 'nanoGPT, as shipped, float32, eager'
-        sides[name] = lambda: nanogpt_rate(work, compile)
+        compile = torch_device.type != 'cpu'  # as its README says; on a CPU in float32 and eager
+        sides['nanoGPT, as shipped'] = lambda: nanogpt_rate(work, compile)
         model = nanogpt_model()
         compiled = torch.compile(model)
         inputs = torch.randint(vocab_size, (2, batch_size, block_size), device=torch_device)
-        name = 'nanoGPT, its model, bfloat16, compiled'
-        sides[name] = lambda: plain_rate(model, lambda: compiled(*inputs)[1])
+        sides['nanoGPT, its model, bf16, compiled'] = lambda: plain_rate(model, lambda: compiled(*inputs)[1])
     take_turns('training', 'tokens/s', sides, rounds)
     for name in settings:
         print(f'  {name}: {logged(work / name, "utilisation"):.1%} of the peak in its precision')
@@ -246,7 +234,6 @@ def write_random_tokens(work, vocab_size, count=1_000_000):
     meta = dict(dtype='uint16', vocab_size=vocab_size, tokenizer_hash='', train=counts, val=counts)
     meta['special'] = dict.fromkeys(('eot', 'pad', 'unk', 'cls', 'sep', 'mask'), 0)
     (directory / 'meta.json').write_text(json.dumps(meta))
-    (directory / 'meta.pkl').write_bytes(pickle.dumps(dict(vocab_size=vocab_size)))
 
 
 # --- generation -----------------------------------------------------------------
@@ -333,4 +320,6 @@ def generation_rate(run, tokens):
 
 if __name__ == '__main__':
     configure(globals(), positional=['what'])
-    main()
+    torch_device = runtime.choose_device(device)
+    parts = dict(loss=bench_loss, train=bench_training, bert=bench_bert, memory=bench_memory)
+    run_parts(what, parts | dict(generate=bench_generation, batch=bench_batch), nanogpt)
