@@ -23,7 +23,9 @@ def prepare_model(model, device, dtype, compile=False, rows=1):
     `stream` will compile its step. rows: that are continued at a time.
     """
     model.eval().to(device)
-    model.fuse_for_inference()
+    for block in model.blocks:
+        block.attn.fuse()
+        block.mlp.fuse()
     x86 = device.type == 'cpu' and 'fbgemm' in torch.backends.quantized.supported_engines
     if dtype == 'int8':
         return kernels.replace_linears(model, Int8Linear)
@@ -51,9 +53,8 @@ class Cache:
 
     def append(self, k, v, start_pos):
         """k and v (B, nkv, T, hs) of new positions -> of all that are seen; start_pos as in Transformer.hidden."""
-        if isinstance(
-            start_pos, torch.Tensor
-        ):  # each row at a position of its own; the model masks what lies behind
+        # each row at a position of its own; the model masks what lies behind
+        if isinstance(start_pos, torch.Tensor):
             rows = torch.arange(len(start_pos), device=start_pos.device)
             self.k[rows, :, start_pos], self.v[rows, :, start_pos] = k[:, :, 0], v[:, :, 0]
         else:

@@ -31,25 +31,20 @@ def attention(q, k, v, visible=None, bias=None, dropout=0.0, training=False):
     bias: added to the scores, broadcast to (B, nh, T, S): ALiBi, relative positions, or None.
     """
     T, on_cpu = q.shape[2], q.device.type == 'cpu'
-    if bias is not None or isinstance(visible, torch.Tensor):
-        mask = causal_mask(T, q.device) if isinstance(visible, str) else visible
-        if bias is not None:
-            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
-        visible = None
-    else:
-        mask = None
-    causal = visible == 'causal'
     # in bf16 the backward pass of torch's fused kernel is slower on a CPU than its fp32 one
-    if training and on_cpu and q.dtype == torch.bfloat16 and T <= 512:
-        return plain_attention(q, k, v, causal_mask(T, q.device) if causal else mask, dropout)
+    plain = training and on_cpu and q.dtype == torch.bfloat16 and T <= 512
+    causal = isinstance(visible, str) and bias is None and not plain  # of which SDPA needs no mask
+    mask = None if causal else visible
+    if isinstance(mask, str):
+        mask = torch.ones(T, T, dtype=torch.bool, device=q.device).tril()
+    if bias is not None:
+        mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+    if plain:
+        return plain_attention(q, k, v, mask, dropout)
     if T == 1 and on_cpu and torch.compiler.is_compiling():
         return single_query_attention(q, k, v, mask)
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=causal, enable_gqa=grouped)
-
-
-def causal_mask(T, device):
-    return torch.ones(T, T, dtype=torch.bool, device=device).tril()
 
 
 def add_mask(scores, mask):
@@ -83,9 +78,8 @@ def single_query_attention(q, k, v, mask):
 
 def gelu_tanh(x):
     """The tanh approximation of GELU (Hendrycks & Gimpel 2016)."""
-    if (
-        torch.compiler.is_compiling()
-    ):  # x sigmoid(2 y) = x (1 + tanh y) / 2: the compiler vectorizes exp, not tanh
+    # x sigmoid(2 y) = x (1 + tanh y) / 2: the compiler vectorizes exp, not tanh
+    if torch.compiler.is_compiling():
         return x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
     return F.gelu(x, approximate='tanh')
 
@@ -96,10 +90,10 @@ def gelu_tanh(x):
 @torch.no_grad()
 def fused_linear(*linears):
     """One linear layer with the outputs of several, one after the other."""
-    bias = linears[0].bias is not None
-    fused = nn.Linear(linears[0].in_features, sum(each.out_features for each in linears), bias, device='meta')
-    fused.weight = nn.Parameter(torch.cat([each.weight for each in linears]))
-    if bias:
+    weight = torch.cat([each.weight for each in linears])
+    fused = nn.Linear(*weight.shape[::-1], bias=linears[0].bias is not None, device='meta')
+    fused.weight = nn.Parameter(weight)
+    if fused.bias is not None:
         fused.bias = nn.Parameter(torch.cat([each.bias for each in linears]))
     return fused
 

@@ -7,11 +7,13 @@ model = Transformer.from_pretrained('out/step-00001000')     # a directory saved
 
 import json
 import math
+from collections import OrderedDict
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
 import torch.nn as nn
+from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -20,15 +22,9 @@ import pretrained
 from configurator import check_ranges
 from loss import SummedCrossEntropy
 
-MODERN = dict(
-    norm='plain',
-    embedding_norm=True,
-    rope_theta=10000.0,
-    qk_norm='plain',
-    mlp='relu2',
-    tied=False,
-    softcap=15.0,
-)
+# what paid in docs/experiments.md
+MODERN = dict(norm='plain', qk_norm='plain', embedding_norm=True, rope_theta=10000.0, mlp='relu2', tied=False)
+MODERN |= dict(softcap=15.0)
 
 # What sets one architecture apart from another: values of Config. A new one is a line here.
 ARCHITECTURES = {
@@ -37,12 +33,10 @@ ARCHITECTURES = {
     # BERT with the norms before each layer, which trains without a long warm-up (Xiong et al. 2020)
     'bert_prenorm': dict(causal=False, prenorm=True, mlp='gelu', norm_eps=1e-12, token_types=2),
     'llama': dict(norm='rms', rope_theta=10000.0, mlp='swiglu'),  # Touvron et al. 2023
-    # what paid in docs/experiments.md
     'modern': MODERN,
     'modern_bert': MODERN | dict(causal=False),
 }
 
-PAD_ROWS_TO = 64  # the embedding gets rows up to a multiple of this: matrix products are faster
 CHOICES = dict(norm=('layer', 'rms', 'plain'), qk_norm=('', 'rms', 'plain'))
 CHOICES |= dict(mlp=('gelu_tanh', 'gelu', 'relu2', 'swiglu'))
 
@@ -100,13 +94,13 @@ class Config:
     @classmethod
     def of_arch(cls, arch, **given):
         """The Config of an architecture by its name; values that are given and not None go before its own."""
-        return cls(
-            **ARCHITECTURES[arch] | {name: value for name, value in given.items() if value is not None}
-        )
+        given = {name: value for name, value in given.items() if value is not None}
+        return cls(**ARCHITECTURES[arch] | given)
 
     @property
     def padded_vocab_size(self):
-        return math.ceil(self.vocab_size / PAD_ROWS_TO) * PAD_ROWS_TO
+        """Rows of the embedding, a multiple of 64: matrix products are faster."""
+        return math.ceil(self.vocab_size / 64) * 64
 
     @property
     def head_width(self):
@@ -176,9 +170,7 @@ class Attention(nn.Module):
         else:
             qkv = self.qkv_proj(x).split(self.widths, dim=-1)
         # the number of heads is what the weights have: under tensor parallelism a process holds fewer
-        q, k, v = (
-            each.view(B, T, -1, self.head_width).transpose(1, 2) for each in qkv
-        )  # (B, nh or nkv, T, hs)
+        q, k, v = (p.view(B, T, -1, self.head_width).transpose(1, 2) for p in qkv)  # (B, nh or nkv, T, hs)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rope is not None:
@@ -200,7 +192,6 @@ class MLP(nn.Module):
         self.gate_up_proj = None
 
     def fuse(self):
-        """For inference, as Attention.fuse."""
         if self.kind == 'swiglu':
             self.gate_up_proj = kernels.fused_linear(self.gate_proj, self.up_proj)
             self.gate_proj = self.up_proj = None
@@ -234,18 +225,6 @@ class Block(nn.Module):
         return self.norm2(x + self.dropout(self.mlp(x)))
 
 
-class MLMHead(nn.Module):
-    """What BERT does to a position before the head: dense, GELU, norm."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.dense = nn.Linear(config.n_embd, config.n_embd)
-        self.norm = config.make_norm()
-
-    def forward(self, x):
-        return self.norm(F.gelu(self.dense(x)))
-
-
 class Transformer(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -259,7 +238,10 @@ class Transformer(nn.Module):
         self.dropout = nn.Dropout(c.dropout)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layer))
         self.final_norm = c.make_norm() if c.prenorm else None
-        self.mlm_head = MLMHead(c) if c.token_types else None
+        self.mlm_head = None  # what BERT does to a position before the head
+        if c.token_types:
+            layers = dict(dense=nn.Linear(c.n_embd, c.n_embd), gelu=nn.GELU(), norm=c.make_norm())
+            self.mlm_head = nn.Sequential(OrderedDict(layers))
         # a tied head begins without a matrix: random numbers for it would be drawn in vain
         device = 'meta' if c.tied else None
         self.lm_head = nn.Linear(c.n_embd, c.padded_vocab_size, bias=False, device=device)
@@ -291,11 +273,6 @@ class Transformer(nn.Module):
                 p.normal_(std=0.02 / math.sqrt(2 * self.config.n_layer) if residual else 0.02)
             elif name.endswith('bias'):
                 p.zero_()
-
-    def fuse_for_inference(self):
-        for block in self.blocks:
-            block.attn.fuse()
-            block.mlp.fuse()
 
     def gradient_checkpointing_enable(self):
         """Keep only the inputs of blocks in training and compute the rest again in the backward pass: less memory, more time."""
@@ -414,8 +391,6 @@ class Transformer(nn.Module):
 
     def save(self, directory, weights=None):
         """Write model.safetensors (fp32 as trained) and config.json. weights: name -> weight, if this process has not all."""
-        from safetensors.torch import save_file
-
         weights = weights or dict(self.named_parameters())  # a tied matrix once
         weights = {name: w.detach().cpu().contiguous() for name, w in weights.items()}
         save_file(weights, Path(directory, 'model.safetensors'))
@@ -435,20 +410,18 @@ class Transformer(nn.Module):
         except TypeError as e:
             raise ValueError(f'the config.json of {source} does not describe a model: {e}') from None
         if block_size > config.block_size:
-            raise ValueError(
-                f'block_size = {block_size} exceeds the {config.block_size} positions of {source}'
-            )
+            raise ValueError(f'block_size = {block_size} exceeds the {config.block_size} of {source}')
         if block_size:
             config.block_size = block_size
             if not config.rope_theta:
                 weights['position_embedding.weight'] = weights['position_embedding.weight'][:block_size]
         for name in ('token_embedding.weight', 'lm_head.weight', 'lm_head.bias'):
             if name in weights:  # foreign vocabularies come without padding rows
-                rows, missing = len(weights[name]), config.padded_vocab_size - len(weights[name])
-                if rows not in (config.vocab_size, config.padded_vocab_size):
-                    raise ValueError(f'{source}: {name} has {rows} rows for {config.vocab_size} tokens')
-                zeros = weights[name].new_zeros(missing, *weights[name].shape[1:])
-                weights[name] = torch.cat((weights[name], zeros))
+                rows = weights[name]
+                if len(rows) not in (config.vocab_size, config.padded_vocab_size):
+                    raise ValueError(f'{source}: {name} has {len(rows)} rows for {config.vocab_size} tokens')
+                zeros = rows.new_zeros(config.padded_vocab_size - len(rows), *rows.shape[1:])
+                weights[name] = torch.cat((rows, zeros))
         if len({name.split('.')[1] for name in weights if name.startswith('blocks.')}) != config.n_layer:
             raise ValueError(f'the weights of {source} lack the {config.n_layer} layers of its config.json')
         model = cls(config)

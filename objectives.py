@@ -71,9 +71,8 @@ def masked(rows, ctx):
     if T < 3:
         raise ValueError(f'block_size = {T} leaves nothing to hide between cls and sep')
     K = max(1, round((mask_ratio if ctx.training else 0.15) * T))
-    generators = [np.random.Generator(np.random.Philox(key=[ctx.seed, n])) for n in ctx.numbers]
-    draws = np.stack([generator.random((3, T)) for generator in generators], axis=1)
-    order, change, replacement = draws  # (B, T) each, uniform in [0, 1)
+    draws = [np.random.Generator(np.random.Philox(key=[ctx.seed, n])).random((3, T)) for n in ctx.numbers]
+    order, change, replacement = np.stack(draws, axis=1)  # (B, T) each, uniform in [0, 1)
 
     is_special = np.isin(inputs, list(special.values()))
     # the K lowest; special tokens come last
@@ -84,15 +83,15 @@ def masked(rows, ctx):
     np.put_along_axis(targets, predict_at, np.where(chosen, original, -100), 1)
 
     specials = sorted(set(special.values()))
-    random_tokens = np.take_along_axis(replacement, predict_at, 1) * (ctx.meta['vocab_size'] - len(specials))
-    random_tokens = random_tokens.astype(np.int64)
+    ordinary = ctx.meta['vocab_size'] - len(specials)
+    random_tokens = (np.take_along_axis(replacement, predict_at, 1) * ordinary).astype(np.int64)
     for s in specials:  # count the ordinary tokens only
         random_tokens += random_tokens >= s
     change = np.take_along_axis(change, predict_at, 1)
     shown = np.where(change < 0.8, special['mask'], np.where(change < 0.9, random_tokens, original))
     np.put_along_axis(inputs, predict_at, np.where(chosen, shown, original), 1)
-    arrays = dict(inputs=inputs, targets=targets, predict_at=predict_at)
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    batch = dict(inputs=inputs, targets=targets, predict_at=predict_at)
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
 OBJECTIVES = {
@@ -100,10 +99,7 @@ OBJECTIVES = {
     # whole documents in a row, which do not see each other
     'packed': Objective(causal, dict(causal=True), cut='documents'),
     'masked': Objective(
-        masked,
-        dict(causal=False),
-        special=('cls', 'sep', 'mask'),
-        metrics=('loss', 'perplexity', 'accuracy'),
+        masked, dict(causal=False), special=('cls', 'sep', 'mask'), metrics=('loss', 'perplexity', 'accuracy')
     ),
 }
 
@@ -117,9 +113,8 @@ class Batches:
     def __init__(self, objective, dataset, split, size, seed, meta, config, training=True):
         self.objective, self.dataset, self.size, self.seed = objective, dataset, size, seed
         self.meta, self.config, self.training = meta, config, training
-        row_tokens = config.block_size + objective.more_tokens
-        cut = (objective.cut, objective.columns, seed)
-        self.rows = Mixture(dataset, split, config.block_size, row_tokens, *cut)
+        T, cut, columns = config.block_size, objective.cut, objective.columns
+        self.rows = Mixture(dataset, split, T, T + objective.more_tokens, cut, columns, seed)
 
     def __getitem__(self, number):
         numbers = range(number * self.size, (number + 1) * self.size)
@@ -127,9 +122,7 @@ class Batches:
         batch = self.objective.make_batch(self.rows.read(numbers, self.seed), context)
         highest = max(int(batch[name].max()) for name in ('inputs', 'targets'))
         if highest >= (size := self.meta['vocab_size']):
-            raise DataError(
-                f'data/{self.dataset} holds the id {highest}, its vocabulary has {size}; make it again'
-            )
+            raise DataError(f'data/{self.dataset}: id {highest}, but a vocabulary of {size}; make it again')
         return batch
 
 
@@ -138,12 +131,8 @@ def example_batch(objective, rows, config, meta):
     R = config.block_size + objective.more_tokens
     special = {name: i for i, name in enumerate(objective.special)} | meta.get('special', {})
     tokens = np.random.default_rng(0).integers(config.vocab_size, size=(rows, R))
-    made = {
-        'tokens': tokens,
-        'document': np.zeros_like(tokens),
-        'position': np.arange(R) + np.zeros_like(tokens),
-    }
-    made = made if objective.cut == 'documents' else {'tokens': tokens}
-    made |= {name: np.ones_like(tokens) for name in objective.columns}
+    made = {'tokens': tokens} | {name: np.ones_like(tokens) for name in objective.columns}
+    if objective.cut == 'documents':
+        made |= {'document': np.zeros_like(tokens), 'position': np.arange(R) + np.zeros_like(tokens)}
     context = Context(range(rows), 0, dict(meta, special=special, vocab_size=config.vocab_size), config)
     return objective.make_batch(made, context)

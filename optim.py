@@ -8,9 +8,6 @@ import torch
 
 from infra import mesh
 
-STEPS = 5  # of the Newton-Schulz iteration
-QUINTIC = (3.4445, -4.7750, 2.0315)  # its coefficients, for which singular values end between 0.7 and 1.2
-
 
 def orthogonalized(matrices, dtype=torch.bfloat16):
     """(n, rows, cols) -> the same in dtype with all singular values near 1, by the Newton-Schulz iteration."""
@@ -18,8 +15,8 @@ def orthogonalized(matrices, dtype=torch.bfloat16):
     if tall := X.shape[1] > X.shape[2]:
         X = X.mT
     X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    a, b, c = QUINTIC
-    for _ in range(STEPS):
+    a, b, c = 3.4445, -4.7750, 2.0315  # for which singular values end between 0.7 and 1.2
+    for _ in range(5):
         A = X @ X.mT  # (n, rows, rows)
         B = torch.baddbmm(A, A, A, beta=b, alpha=c)
         X = torch.baddbmm(X, B, X, beta=a)
@@ -50,9 +47,8 @@ class Muon(torch.optim.Optimizer):
             # in place of a bad gradient the momentum itself, which their mean then leaves exactly as it is
             grads = [torch.where(bad, momentum, p.grad) for p, momentum in zip(params, momenta, strict=True)]
             torch._foreach_lerp_(momenta, grads, 1 - group['momentum'])
-            updates = [
-                g.lerp(m, group['momentum']).to(self.dtype) for g, m in zip(grads, momenta, strict=True)
-            ]
+            pairs = zip(grads, momenta, strict=True)
+            updates = [g.lerp(m, group['momentum']).to(self.dtype) for g, m in pairs]
             updates = torch.stack([mesh.full_tensor(update) for update in updates])  # (n, rows, cols)
             steps = torch.where(bad, 0, self.directions(updates))
             steps = [mesh.local_shard(step, p).to(p.dtype) for step, p in zip(steps, params, strict=True)]

@@ -107,10 +107,9 @@ def print_fillings(model, vocabulary, prompt, torch_device, count=5):
     print(prompt)
     for position, probabilities in zip(masks, logits.softmax(-1), strict=True):
         best = probabilities.topk(count)
-        found = [
-            f'{vocabulary.decode([i])!r} {p:.1%}' for p, i in zip(best.values, best.indices, strict=True)
-        ]
-        print(f'  token {position}: {", ".join(found)}')
+        best = zip(best.indices, best.values, strict=True)
+        found = ', '.join(f'{vocabulary.decode([i])!r} {p:.1%}' for i, p in best)
+        print(f'  token {position}: {found}')
 
 
 if __name__ == '__main__':

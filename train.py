@@ -96,8 +96,6 @@ hang_timeout = 600  # seconds that a process waits for the others before it ends
 requeue = False  # on SIGUSR1, as of Slurm's --signal=USR1@120: put the job back into its queue
 # -----------------------------------------------------------------------------
 
-SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
-
 
 def load_settings(argv=None):
     """All settings as a dict, from a command line; those of the model are None unless given."""
@@ -143,10 +141,9 @@ def train(settings, log, saver, watch):
     if verify_data:
         runtime.run_on_rank0(verify, dataset)
     batches = Batches(goal, dataset, 'train', run.rows, seed, meta, model.config)
-    evaluation = {
-        split: Batches(goal, dataset, split, run.rows, 0, meta, model.config, training=False)
-        for split in ('train', 'val')
-    }
+    evaluation = {}  # always the same rows, whatever the seed
+    for split in ('train', 'val'):
+        evaluation[split] = Batches(goal, dataset, split, run.rows, 0, meta, model.config, training=False)
     rows = run.rows * run.micro_batches  # of a step: which ones depends on this number alone
     if resuming:
         log(f'going on from {start}{faults.check_resume(start, settings, FIXED, meta, rows)}')
@@ -172,8 +169,7 @@ def train(settings, log, saver, watch):
     speed, health = Speed(rows * block_size), faults.Health(torch_device)
     facts = {name: meta[name] for name in ('tokenizer_hash', 'mixture', 'data_hash')}  # for checkpoints
     facts |= dict(rows=rows, settings=settings)
-    make = functools.partial(step_batches, batches, run)
-    prefetch = Prefetch(make, state['step'] + state['rows_skipped'])
+    prefetch = Prefetch(functools.partial(step_batches, batches, run), state['step'] + state['rows_skipped'])
     began, saved_step, rolled_back_to = time.time(), state['step'], None
     gc.collect()
     gc.freeze()
@@ -247,9 +243,7 @@ def train(settings, log, saver, watch):
                 saver.wait()
                 begun = (state, model, optimizers, scaler, log)
                 rolled_back_to = faults.rollback(out_dir, rolled_back_to, health, *begun)
-                log(
-                    f'{health.streak} bad steps in a row: back to {rolled_back_to}, on with the rows after them'
-                )
+                log(f'{health.streak} bad steps in a row: back to {rolled_back_to}, on with the rows after')
                 monitor.begin_at(state['step'])
                 prefetch.seek(state['step'] + state['rows_skipped'])
                 speed.reset()
@@ -274,9 +268,9 @@ FIXED = ('seed', 'objective', 'optimizer', 'arch', *own_settings(vars(objectives
 
 def check_settings():
     """Refuse what cannot be, in one line; ranges of numbers have been checked."""
-    for setting, known in dict(
-        objective=OBJECTIVES, arch=ARCHITECTURES, optimizer=('adamw', 'muon'), schedule=SCHEDULES
-    ).items():
+    choices = dict(objective=OBJECTIVES, arch=ARCHITECTURES, optimizer=('adamw', 'muon'))
+    choices |= dict(schedule=('cosine', 'linear', 'constant', 'wsd'))
+    for setting, known in choices.items():
         if globals()[setting] not in known:
             fail(f'{setting} = {globals()[setting]!r} is none of {", ".join(known)}')
     if decay_lr and schedule != 'constant' and 0 < lr_decay_iters < warmup_iters:
@@ -291,18 +285,23 @@ def plan_run(settings, start, resuming, torch_device, precision, layout, log):
     # nor memory: the meta device
     with torch.device('meta') if estimate and start == 'scratch' else nullcontext():
         model, state = build_model(start, resuming, settings, meta, log)
-    shape = (batch_size, gradient_accumulation_steps, max_iters)
+    sizes = (batch_size, gradient_accumulation_steps, max_iters)
     machine = (torch_device, precision, layout, compile, make_optimizers)
-    run = fit_batch(Run(model, OBJECTIVES[objective], meta, *shape, *machine))
+    run = Run(model, OBJECTIVES[objective], meta, *sizes, *machine)
+    if run.micro_batches % layout.dp_size:
+        fail(f'{gradient_accumulation_steps = } is not divisible by {layout.dp_size} processes')
+    with runtime.user_errors():
+        run.batch(1)  # an objective may refuse the shape of its rows
+    if batch_size == 'auto':  # the rows of a step, in as few micro-batches as memory allows
+        rows = runtime.run_on_rank0(rows_that_fit, run)
+        run = run._replace(rows=rows, micro_batches=run.micro_batches // rows)
     settings |= asdict(model.config)
     settings |= dict(batch_size=run.rows, gradient_accumulation_steps=run.micro_batches)
     return run, state
 
 
 def build_model(start, resuming, settings, meta, log):
-    """(model, where the run stands): the step, the best validation loss so far and its step, an id of the run, and how many
-    steps of rows were passed over.
-    """
+    """(model, where the run stands); its rows_skipped are steps whose rows a rollback passed over."""
     given = {name: settings[name] for name in asdict(Config()) if name in settings}  # None: not given
     state = dict(step=0, best_val_loss=None, best_step=0, run=os.urandom(4).hex(), rows_skipped=0)
     if start == 'scratch':
@@ -348,19 +347,6 @@ def check_vocabulary(start, model, meta):
             f'{init_from} has a vocabulary of its own ({model.config.vocab_size:,} tokens), data/{dataset} another '
             f'({meta["vocab_size"]:,}); prepare the data with the --tokenizer of the model'
         )
-
-
-def fit_batch(run):
-    """The run with what batch_size = 'auto' means: the rows of a step, in as few micro-batches as memory allows."""
-    if run.micro_batches % run.layout.dp_size:
-        processes = f'{run.layout.dp_size} processes'
-        fail(f'gradient_accumulation_steps = {run.micro_batches} is not divisible by {processes}')
-    with runtime.user_errors():
-        run.batch(1)  # an objective may refuse the shape of its rows
-    if run.rows != 'auto':
-        return run
-    rows = runtime.run_on_rank0(rows_that_fit, run)
-    return run._replace(rows=rows, micro_batches=run.micro_batches // rows)
 
 
 def make_optimizers(model, precision):
@@ -445,34 +431,20 @@ def momentum(step):
     return 0.95 - 0.1 * max(0, 1 - step / max(momentum_warmup_iters, 1))
 
 
-def evaluate(model, evaluation, run, state, watch, monitor, log):
-    """The validation loss, which is logged, and noted in state where it is the best so far; None if a signal interrupts it."""
-    gc.collect()
-    step = state['step']
-    losses = estimate_losses(model, evaluation, run, lambda: watch.stop_signal(step))
-    if not losses:
-        return None
-    log(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')
-    monitor.write(step=step, train_loss=losses['train'], val_loss=losses['val'])
-    monitor.plot()
-    if math.isfinite(losses['val']) and losses['val'] < (state['best_val_loss'] or math.inf):
-        state |= dict(best_val_loss=losses['val'], best_step=step)
-    return losses['val']
-
-
 @torch.no_grad()
-def estimate_losses(model, evaluation, run, stop):
-    """The mean loss on the same eval_iters batches of each split every time, divided among the processes.
+def evaluate(model, evaluation, run, state, watch, monitor, log):
+    """Log the mean losses on the same eval_iters batches of each split every time, divided among the processes.
 
-    stop: what all of them ask before each batch; where it is true, they return None.
+    Returns the validation loss, noted in state where it is the best so far; None if a signal interrupts it.
     """
-    losses, layout = {}, run.layout
+    gc.collect()
+    step, layout, losses = state['step'], run.layout, {}
     model.eval()
     for split, batches in evaluation.items():
         count = min(eval_iters, max(1, int(batches.rows.rows_per_epoch / batches.size)))
         total = torch.zeros(2, device=run.device)  # sum of the losses, number of what is counted
         for number in range(layout.dp_rank, count + layout.dp_rank, layout.dp_size):
-            if stop():
+            if watch.stop_signal(step):  # the same in all processes
                 model.train()
                 return None
             # where there are too few the last is taken again, for nothing: all processes must go through a sharded model
@@ -484,7 +456,12 @@ def estimate_losses(model, evaluation, run, stop):
         loss, counted = runtime.all_reduce_sum(total, layout.dp_group).tolist()
         losses[split] = loss / counted
     model.train()
-    return losses
+    log(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')
+    monitor.write(step=step, train_loss=losses['train'], val_loss=losses['val'])
+    monitor.plot()
+    if math.isfinite(losses['val']) and losses['val'] < (state['best_val_loss'] or math.inf):
+        state |= dict(best_val_loss=losses['val'], best_step=step)
+    return losses['val']
 
 
 def log_line(record, tokens_per_step):

@@ -8,6 +8,7 @@ Needs tiktoken's GPT-2 vocabulary for `prepare` (from the network or TIKTOKEN_CA
 
 import functools
 import importlib.util
+import itertools
 import json
 import os
 import random
@@ -28,13 +29,13 @@ megabytes = 60  # of text to prepare
 # -----------------------------------------------------------------------------
 
 
-def main():
-    run_parts(what, dict(prepare=bench_preparation, minhash=bench_minhash), nanogpt)
-
-
 def bench_preparation(work):
     """MB of text a second from JSON lines to GPT-2 tokens on disk, the whole command, with its peak memory."""
-    text_bytes, peaks = write_prose(work / 'text.jsonl'), {}
+    text_bytes, peaks = 0, {}
+    with open(work / 'text.jsonl', 'w') as out:
+        for text in random_prose():
+            out.write(json.dumps({'text': text}) + '\n')
+            text_bytes += len(text.encode())
 
     def rate(name, *command, **flags):
         cache = dict(HF_HOME=f'{work}/cache-{time.time()}')  # `datasets` would find its last result
@@ -65,35 +66,26 @@ def bench_preparation(work):
     take_turns(f'preparing {text_bytes / 1e6:.0f} MB', 'MB/s', sides, rounds)
     for name, peak in peaks.items():
         print(f'  peak memory of all processes: {name} {peak / 1e6:,.0f} MB')
-    report = json.loads((work / 'data' / 'web' / 'report.json').read_text())
-    kept = sum(report[split]['documents'] for split in ('train', 'val')) / report['documents']
-    total = sum(report['seconds'].values())
-    stages = ', '.join(f'{stage} {seconds / total:.0%}' for stage, seconds in report['seconds'].items())
-    print(f'  web rules kept {kept:.0%} of the documents; of the work: {stages}')
 
 
-def write_prose(path):
-    """English that every machine has: sentences of Python's documentation strings, drawn at random -> bytes of text."""
+def random_prose():
+    """English that every machine has: texts of sentences of Python's documentation strings, drawn at random."""
     sentence = re.compile(r'[A-Z][a-z]+ [a-z][^.!?{}<>_=|`"\\]{20,300}[.!?](?=\s)')
     sentences = set()
     for file in sorted(Path(sysconfig.get_paths()['stdlib']).rglob('*.py')):
         found = sentence.findall(file.read_bytes().decode(errors='ignore'))
         sentences.update(' '.join(each.split()) for each in found)
     draw, sentences, total = random.Random(0), sorted(sentences), 0
-    with open(path, 'w') as out:
-        while total < megabytes * 1e6:
-            lengths = [draw.randint(2, 7) for _ in range(draw.randint(3, 12))]
-            text = '\n\n'.join(' '.join(draw.choices(sentences, k=k)) for k in lengths)
-            out.write(json.dumps({'text': text}) + '\n')
-            total += len(text.encode())
-    return total
+    while total < megabytes * 1e6:
+        lengths = [draw.randint(2, 7) for _ in range(draw.randint(3, 12))]
+        text = '\n\n'.join(' '.join(draw.choices(sentences, k=k)) for k in lengths)
+        yield text
+        total += len(text.encode())
 
 
 def bench_minhash(work):
     """MB of text a second into MinHash signatures; datasketch makes 112 hashes of the same 5-grams."""
-    write_prose(work / 'text.jsonl')
-    lines = (work / 'text.jsonl').read_text().splitlines()[:2000]
-    texts = [json.loads(line)['text'] for line in lines]
+    texts = list(itertools.islice(random_prose(), 2000))
     dedup.lower_words(texts[:1])  # makes a table of all characters, once
     sides = {'barelm': lambda: dedup.signatures(texts, dedup.lower_words(texts))}
     if importlib.util.find_spec('datasketch'):
@@ -103,13 +95,6 @@ def bench_minhash(work):
             words = re.findall(r'\w+', text.lower())
             return [' '.join(words[i : i + 5]).encode() for i in range(len(words) - 4)]
 
-        def one_by_one():
-            for text in texts:
-                signature = MinHash(num_perm=112)
-                for ngram in ngrams(text):
-                    signature.update(ngram)
-
-        sides['datasketch, one by one'] = one_by_one
         sides['datasketch, in bulk'] = lambda: MinHash.bulk(map(ngrams, texts), num_perm=112)
 
     def rate(function):
@@ -123,4 +108,4 @@ def bench_minhash(work):
 
 if __name__ == '__main__':
     configure(globals(), positional=['what'])
-    main()
+    run_parts(what, dict(prepare=bench_preparation, minhash=bench_minhash), nanogpt)

@@ -5,7 +5,6 @@ import os
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -68,13 +67,3 @@ def run_script(cwd, script, *words, measure_memory=False, env=None, **flags):
     if process.returncode:
         fail(f'{" ".join(command)} failed: {(stderr.strip() or stdout.strip()).rpartition(chr(10))[2]}')
     return SimpleNamespace(stdout=stdout, seconds=time.perf_counter() - start, peak_memory=peak)
-
-
-def python_sources(megabytes):
-    """The first `megabytes` of Python source files on this machine: the standard library, then installed packages."""
-    total = 0
-    for root in (sysconfig.get_paths()['stdlib'], sysconfig.get_paths()['purelib']):
-        for file in sorted(Path(root).rglob('*.py')):
-            if total < megabytes * 1e6:
-                total += file.stat().st_size
-                yield file

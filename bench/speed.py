@@ -29,12 +29,12 @@ import torch
 import transformers
 
 import generate
-from bench.measure import ROOT, python_sources, run_parts, run_script, take_turns
+from bench.measure import ROOT, run_parts, run_script, take_turns
 from infra import runtime
 from model import Transformer
 
 # -----------------------------------------------------------------------------
-what = ()  # the parts to run: loss, budget, train, bert, memory, generate, batch; none: all of them
+what = ()  # the parts to run: loss, train, bert, memory, generate, batch; none: all of them
 nanogpt = ''  # a checkout of nanoGPT to run beside
 shakespeare = ''  # a file with the text of tinyshakespeare, for 'loss'
 rounds = 3  # turns of each side
@@ -53,17 +53,11 @@ NANOGPT_CPU = dict(  # the CPU command of its README
     compile=False, eval_iters=20, log_interval=1, block_size=64, batch_size=12, n_layer=4, n_head=4, n_embd=128,
     max_iters=2000, lr_decay_iters=2000, dropout=0.0,
 )  # fmt: skip
+BABY_GPT = dict(  # our recipe at the size of its GPU command, in a fifth of its steps
+    compile=True, eval_interval=100, eval_iters=50, block_size=256, batch_size=64, n_layer=6, n_head=6, n_embd=384,
+    max_iters=1000, dropout=0.2, learning_rate=5e-3, muon_learning_rate=0.02,
+)  # fmt: skip
 SAMPLING = dict(temperature=0.8, top_k=200)
-
-
-def main():
-    global torch_device
-    parts = dict(
-        loss=bench_loss, budget=bench_budget, train=bench_training, bert=bench_bert, memory=bench_memory,
-        generate=bench_generation, batch=bench_batch,
-    )  # fmt: skip
-    torch_device = runtime.choose_device(device)
-    run_parts(what, parts, nanogpt)
 
 
 def train_barelm(work, *words, **flags):
@@ -72,7 +66,9 @@ def train_barelm(work, *words, **flags):
 
 
 def train_nanogpt(work, *words, dataset, **flags):
-    """In its own directory, where it looks for its config files."""
+    """In its own directory, where it looks for its config files; beside the tokens it looks for meta.pkl."""
+    meta = json.loads((work / 'data' / dataset / 'meta.json').read_text())
+    (work / 'data' / dataset / 'meta.pkl').write_bytes(pickle.dumps(dict(vocab_size=meta['vocab_size'])))
     flags = dict(device=torch_device.type) | flags
     flags |= dict(dataset=work / 'data' / dataset, out_dir=work / 'out-nanogpt')
     return run_script(nanogpt, Path(nanogpt, 'train.py').resolve(), *words, **flags)
@@ -94,52 +90,28 @@ def shape():
 # --- whole training runs --------------------------------------------------------
 
 
-def prepare(work, name, **flags):
-    """Make data/NAME with prepare.py, and the file that nanoGPT looks for beside the tokens."""
-    run_script(work, ROOT / 'prepare.py', name, **flags)
-    vocab_size = json.loads((work / 'data' / name / 'meta.json').read_text())['vocab_size']
-    (work / 'data' / name / 'meta.pkl').write_bytes(pickle.dumps(dict(vocab_size=vocab_size)))
-
-
 def bench_loss(work):
-    """Seconds of whole commands on Shakespeare: nanoGPT's own, and ours to the same loss."""
+    """Seconds of whole commands on Shakespeare: nanoGPT's own, and ours to the same loss.
+
+    Then the loss of both over the validation split, in windows of block_size that do not overlap.
+    """
     if not shakespeare:
         return print('loss: left out, name a file with tinyshakespeare by --shakespeare=FILE')
-    path, small = Path(shakespeare).resolve(), torch_device.type == 'cpu'
-    prepare(work, 'shakespeare_char', files=path, tokenizer='char', val_fraction=0.1, clean='none')
-    config, window = ('modern_tiny_cpu.py', 64) if small else ('modern_shakespeare_char.py', 256)
-    theirs = NANOGPT_CPU if small else {}
-    time_to_loss(work, 'shakespeare_char', config, {}, theirs, (window, window), rounds)
-
-
-def bench_budget(work):
-    """1,500 steps of nanoGPT's baby GPT on 124 MB of Python source, and a model of as many parameters to the same loss; once."""
-    (work / 'code.paths').write_text('\n'.join(map(str, python_sources(124))))
-    prepare(work, 'code', files=work / 'code.paths', tokenizer='bpe', vocab_size=4096, val_fraction=0.01)
-    theirs = dict(
-        compile=torch_device.type != 'cpu', batch_size=8, block_size=256, n_layer=6, n_head=6, n_embd=384, dropout=0.0,
-        eval_iters=20, eval_interval=500, max_iters=1500, lr_decay_iters=1500,
-    )  # fmt: skip
-    ours = dict(n_embd=256, bigrams=24576, eval_interval=130, max_iters=130, lr_decay_iters=130)
-    time_to_loss(work, 'code', 'quickstart.py', ours, theirs, (128, 256), 1)
-
-
-def time_to_loss(work, dataset, config, ours, theirs, windows, turns):
-    """Seconds of train.py with one of our configs, and of nanoGPT's baby GPT, each with flags.
-
-    Then the loss of both over the validation split, in windows (ours, theirs) that do not overlap.
-    """
-    config = ROOT / 'config' / config
-    sides = {'barelm': lambda: train_barelm(work, config, dataset=dataset, **ours).seconds}
+    small, name = torch_device.type == 'cpu', 'shakespeare_char'
+    window, theirs, ours = (64, NANOGPT_CPU, {}) if small else (256, {}, BABY_GPT)
+    made = dict(tokenizer='char', val_fraction=0.1, clean='none')
+    run_script(work, ROOT / 'prepare.py', name, files=Path(shakespeare).resolve(), **made)
+    config = ROOT / 'config' / 'modern_tiny_cpu.py'
+    sides = {'barelm': lambda: train_barelm(work, config, **ours).seconds}
     if nanogpt:
         baby = 'config/train_shakespeare_char.py'
-        sides['nanoGPT'] = lambda: train_nanogpt(work, baby, dataset=dataset, **theirs).seconds
-    take_turns(f'whole runs on {dataset}', 's', sides, turns)
-    flags = dict(out_dir='out', stride=windows[0], train_tokens=0, json=True)
+        sides['nanoGPT'] = lambda: train_nanogpt(work, baby, dataset=name, **theirs).seconds
+    take_turns('whole runs on Shakespeare', 's', sides, rounds)
+    flags = dict(out_dir='out', stride=window, train_tokens=0, json=True)
     scores = json.loads(run_script(work, ROOT / 'eval.py', **flags).stdout)
     print(f'  loss: barelm {scores["val"]["loss"]:.4f}')
     if nanogpt:
-        print(f'  loss: nanoGPT {nanogpt_loss(work, dataset, windows[1]):.4f}')
+        print(f'  loss: nanoGPT {nanogpt_loss(work, name, window):.4f}')
 
 
 @torch.inference_mode()
@@ -168,14 +140,12 @@ def bench_training(work):
     }
     sides = {name: functools.partial(barelm_rate, work, name, **flags) for name, flags in settings.items()}
     if nanogpt:
-        compile = torch_device.type != 'cpu'  # as its README says
-        name = 'nanoGPT, as shipped' if compile else 'nanoGPT, as shipped, float32, eager'
-        sides[name] = lambda: nanogpt_rate(work, compile)
+        compile = torch_device.type != 'cpu'  # as its README says; on a CPU in float32 and eager
+        sides['nanoGPT, as shipped'] = lambda: nanogpt_rate(work, compile)
         model = nanogpt_model()
         compiled = torch.compile(model)
         inputs = torch.randint(vocab_size, (2, batch_size, block_size), device=torch_device)
-        name = 'nanoGPT, its model, bfloat16, compiled'
-        sides[name] = lambda: plain_rate(model, lambda: compiled(*inputs)[1])
+        sides['nanoGPT, its model, bf16, compiled'] = lambda: plain_rate(model, lambda: compiled(*inputs)[1])
     take_turns('training', 'tokens/s', sides, rounds)
     for name in settings:
         print(f'  {name}: {logged(work / name, "utilisation"):.1%} of the peak in its precision')
@@ -264,7 +234,6 @@ def write_random_tokens(work, vocab_size, count=1_000_000):
     meta = dict(dtype='uint16', vocab_size=vocab_size, tokenizer_hash='', train=counts, val=counts)
     meta['special'] = dict.fromkeys(('eot', 'pad', 'unk', 'cls', 'sep', 'mask'), 0)
     (directory / 'meta.json').write_text(json.dumps(meta))
-    (directory / 'meta.pkl').write_bytes(pickle.dumps(dict(vocab_size=vocab_size)))
 
 
 # --- generation -----------------------------------------------------------------
@@ -351,4 +320,6 @@ def generation_rate(run, tokens):
 
 if __name__ == '__main__':
     configure(globals(), positional=['what'])
-    main()
+    torch_device = runtime.choose_device(device)
+    parts = dict(loss=bench_loss, train=bench_training, bert=bench_bert, memory=bench_memory)
+    run_parts(what, parts | dict(generate=bench_generation, batch=bench_batch), nanogpt)
