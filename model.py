@@ -329,15 +329,15 @@ class Transformer(nn.Module):
 
     def visible(self, inputs, document, caches, start_pos, position_ids):
         """What each position sees, as kernels.attention takes it; a mask only where there is more to say than 'causal'."""
-        T = inputs.shape[1]
-        if caches and (isinstance(start_pos, torch.Tensor) or start_pos and T > 1):
-            k_rank = torch.arange(caches[0].seen, device=inputs.device)[None]  # (1, S)
-            q_rank = k_rank[:, start_pos:] if position_ids is None else position_ids
-            return kernels.visible_keys(q_rank, k_rank)
-        if document is not None:
-            rank = torch.arange(T, device=inputs.device)[None] * self.config.causal  # (1, T)
-            return kernels.visible_keys(rank, rank, document, document)
-        return 'causal' if self.config.causal and T > 1 else None
+        T, per_row = inputs.shape[1], isinstance(start_pos, torch.Tensor)
+        cached = caches and (per_row or start_pos)  # there are keys before these T
+        if document is None and not (cached and (per_row or T > 1)):
+            return 'causal' if self.config.causal and T > 1 else None
+        k_rank = torch.arange(caches[0].seen if cached else T, device=inputs.device)[None]  # (1, S)
+        q_rank = position_ids if per_row else k_rank[:, start_pos : start_pos + T]  # (1 or B, T)
+        if not self.config.causal:
+            q_rank, k_rank = q_rank * 0, k_rank * 0
+        return kernels.visible_keys(q_rank, k_rank, document, document)
 
     def logits(self, x):
         """x (..., C) -> (..., padded_vocab_size), -inf in the padding rows."""
