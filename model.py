@@ -169,7 +169,7 @@ class Attention(nn.Module):
             qkv = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         else:
             qkv = self.qkv_proj(x).split(self.widths, dim=-1)
-        # the number of heads is what the weights have: under tensor parallelism a process holds fewer
+        # query i of row b stands at start_pos[b] + i, key j at j; under tensor parallelism (infra/mesh.py) a process has fewer heads
         q, k, v = (p.view(B, T, -1, self.head_width).transpose(1, 2) for p in qkv)  # (B, nh or nkv, T, hs)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -413,7 +413,7 @@ class Transformer(nn.Module):
             raise ValueError(f'block_size = {block_size} exceeds the {config.block_size} of {source}')
         if block_size:
             config.block_size = block_size
-            if not config.rope_theta:
+            if 'position_embedding.weight' in weights:
                 weights['position_embedding.weight'] = weights['position_embedding.weight'][:block_size]
         for name in ('token_embedding.weight', 'lm_head.weight', 'lm_head.bias'):
             if name in weights:  # foreign vocabularies come without padding rows

@@ -21,7 +21,7 @@ class Context(NamedTuple):
 
     numbers: range  # of the rows in the run: random choices depend on (seed, number) alone
     seed: int
-    meta: dict  # the data's meta.json: 'special' (name -> id), 'vocab_size', 'tokenizer', ...
+    meta: dict  # the data's meta.json ('special': name -> id, 'vocab_size', …) and 'mixture': name -> share
     config: object  # the model's Config
     training: bool = True
 
@@ -35,7 +35,8 @@ class Objective(NamedTuple):
     columns: tuple = ()  # of the data that are read: 'mask', 'label'
     special: tuple = ()  # tokens that the vocabulary must have
     more_tokens: int = 1  # raw tokens that a row takes beyond block_size
-    metrics: tuple = ('loss', 'perplexity', 'bits_per_byte', 'accuracy')  # that evaluation reports
+    # what eval.py reports of the cross entropy over targets; bits_per_byte is right only if every token is one
+    metrics: tuple = ('loss', 'perplexity', 'bits_per_byte', 'accuracy')
     # the loss, summed up, and the number of what is counted, by which the sum over the global batch is divided
     loss: Callable = lambda model, batch: model(**batch)
     count: Callable = lambda batch: (batch['targets'] != -100).sum()

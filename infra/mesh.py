@@ -14,6 +14,7 @@ holds full tensors, whatever the mesh. Parts of torch.distributed are imported w
 
 import collections
 import contextlib
+import inspect
 import warnings
 from typing import NamedTuple
 
@@ -89,12 +90,16 @@ def shard_model(model, mesh, precision):
 
 
 def apply_tp(block, tp):
-    """Tensor parallelism: each process has some heads and some of the MLP's width; what they give is summed up."""
+    """Tensor parallelism: each process has some heads and some of the MLP's width; what they give is summed up.
+
+    Process r of tp has heads r n / tp to (r + 1) n / tp: a value per head, such as a slope, has to be cut the same way.
+    """
     from torch.distributed.tensor import Replicate, parallel
 
     plan = {}
-    for name, arguments in (('attn', 5), ('mlp', 1)):
+    for name in ('attn', 'mlp'):
         # one DTensor for all matrices that read it: its gradient is summed over the processes once, not once a matrix
+        arguments = len(inspect.signature(getattr(block, name).forward).parameters)
         inputs = (Replicate(),) + (None,) * (arguments - 1)
         plan[name] = parallel.PrepareModuleInput(input_layouts=inputs, desired_input_layouts=inputs)
     columns = ['attn.q_proj', 'attn.k_proj', 'attn.v_proj', 'mlp.up_proj']
