@@ -99,7 +99,7 @@ def fused_linear(*linears):
 
 
 def replace_linears(model, make):
-    """Replace every nn.Linear of a model by make(linear), a module; the model lets go of the old weights."""
+    """Replace every nn.Linear of a model by make(linear), a module. The old weights are freed."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):

@@ -306,8 +306,8 @@ def epoch_key(seed, epoch):
 def deal(shares, numbers):
     """The part that each row belongs to, as an index, and its number among that part's rows: int64 (len(numbers),) both.
 
-    Of the first r rows, r times its share, to the nearest whole row, are the first part's; the others are numbered anew
-    and dealt to the parts that follow in the same way. So each rounding moves less than one row into or out of any n
+    Of the first r rows, r times its share, to the nearest whole row, are the first part's; the others are numbered again
+    and given to the parts that follow in the same way. So each rounding moves less than one row into or out of any n
     consecutive rows, and the parts that follow divide that by their shares. Where the shares fall, each of k >= 3 parts
     has n times its share of them, within 1 + (1 + 1/2 + ... + 1/(k - 2)) rows; within 1 where there are two.
     """

@@ -242,7 +242,7 @@ class Transformer(nn.Module):
         if c.token_types:
             layers = dict(dense=nn.Linear(c.n_embd, c.n_embd), gelu=nn.GELU(), norm=c.make_norm())
             self.mlm_head = nn.Sequential(OrderedDict(layers))
-        # a tied head begins without a matrix: random numbers for it would be drawn in vain
+        # a tied head needs no matrix of its own: no random numbers are drawn for it
         device = 'meta' if c.tied else None
         self.lm_head = nn.Linear(c.n_embd, c.padded_vocab_size, bias=False, device=device)
         if c.tied:

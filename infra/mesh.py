@@ -63,7 +63,7 @@ def make_layout(device, world_size, fsdp, tp):
 
 
 def shard_model(model, mesh, precision):
-    """Shard a model that all have built alike over a mesh (ddp, fsdp, tp), in place; its device holds one whole block at most.
+    """Shard a model over a mesh (ddp, fsdp, tp), in place, of which every process has built the same; its device holds one block at most.
 
     Weights stay in fp32. Those of the blocks' layers are gathered in `precision`, in which they are multiplied; norms,
     embeddings and head in fp32, as under autocast. Ends the program if tp does not divide the model.
