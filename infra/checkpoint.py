@@ -107,7 +107,8 @@ def save(out_dir, state, model, gathered, vocabulary_dir, keep=1):
     # a full disk is a RuntimeError to torch and a SafetensorError to safetensors
     except (OSError, RuntimeError, SafetensorError) as e:
         shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(f'cannot write the checkpoint {final}: {reason(e)}; those before it are intact') from e
+        why = reason(e) if isinstance(e, OSError) else f'the disk is full or fails ({reason(e)})'
+        raise OSError(f'cannot write the checkpoint {final}: {why}; those before it are intact') from e
     return final
 
 

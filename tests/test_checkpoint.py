@@ -246,7 +246,7 @@ def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(save, tmp_path, size
     path, out = save(1, 1.0), tmp_path / 'out'
     sizes = {p.name: p.stat().st_size for p in path.iterdir()}
     assert sizes['tokenizer.json'] < 100_000 < sizes['model.safetensors'] < 240_000 < sizes['optimizer.pt']
-    with pytest.raises(OSError, match='cannot write the checkpoint .*step-00000002'), full_disk(size):
+    with pytest.raises(OSError, match='step-00000002: (the disk is full|File too large)'), full_disk(size):
         save(2, 0.5)
     assert os.listdir(out) == ['step-00000001'] and checkpoint.load_model(path)
 
