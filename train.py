@@ -454,6 +454,10 @@ def evaluate(model, evaluation, run, state, watch, monitor, log):
                 total[0] += counts * run.objective.loss(model, batch)
             total[1] += counts * run.objective.count(batch)
         loss, counted = runtime.all_reduce_sum(total, layout.dp_group).tolist()
+        if not counted:
+            fail(
+                f'in {eval_iters} batches of the {split} split there is nothing to predict; look at the data'
+            )
         losses[split] = loss / counted
     model.train()
     log(f'step {step}: train loss {losses["train"]:.4f}, val loss {losses["val"]:.4f}')

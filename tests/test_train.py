@@ -14,10 +14,12 @@ import torch
 import transformers
 from conftest import ROOT, TINY, ends_in_one_line, one_line, run, settings_of
 
+import objectives
 import train
 from infra import checkpoint
 from loader import Windows, open_split
 from model import Config, Transformer
+from objectives import OBJECTIVES, Objective
 
 
 @pytest.fixture(scope='module')
@@ -132,6 +134,18 @@ def test_two_processes_have_the_losses_of_one(cwd, flags):
     one = train_here(f'{flags} --eval_iters=3', 'one')
     assert_same_losses(metrics('two'), one)
     assert len(series(one)) == 20 and done.stdout.count('step 19/20') == 1  # one of the two speaks
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['a step', 'an evaluation'])
+def test_where_nothing_is_predicted_the_run_ends_in_one_line(cwd, capsys, monkeypatch, training):
+    def nothing(rows, ctx):
+        batch = objectives.causal(rows, ctx)
+        batch['targets'][:] = -100 if ctx.training == training else batch['targets']
+        return batch
+
+    monkeypatch.setitem(OBJECTIVES, 'nothing', Objective(nothing, dict(causal=True)))
+    with ends_in_one_line(capsys, 'to predict', 'look at the data'):
+        train_here('--objective=nothing')
 
 
 # --- the learning rate -------------------------------------------------------------
