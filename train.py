@@ -248,6 +248,7 @@ def train(settings, log, saver, watch):
                 prefetch.seek(state['step'] + state['rows_skipped'])
                 speed.reset()
 
+    prefetch.thread.shutdown(cancel_futures=True)
     saver.wait()
     memory = size(runtime.memory_used(torch_device), 'G')
     log(f'{ending} ({clock(time.time() - began)}, peak memory {memory}B)')

@@ -44,7 +44,8 @@ class Watch(contextlib.AbstractContextManager):
         self.inbox, self.outbox = socket.socketpair()
         self.outbox.setblocking(False)
         signal.set_wakeup_fd(self.outbox.fileno())  # Python's handler in C writes the signals' numbers there
-        threading.Thread(target=self.run, daemon=True).start()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
 
     def stop_signal(self, step):
         """The number of a signal that any process was sent, 0 if none was; the same in all, which show that they live.
@@ -100,6 +101,7 @@ class Watch(contextlib.AbstractContextManager):
         for each, handler in zip(SIGNALS, self.handlers, strict=True):
             signal.signal(each, handler)
         self.outbox.close()
+        self.thread.join(2)  # it should not run any more while Python ends
 
 
 def exit_code(number):
